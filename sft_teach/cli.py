@@ -1,0 +1,105 @@
+"""The command line: `sft-teach doctor | lab | run | experiment | results`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sft_teach.errors import SFTTeachError
+
+app = typer.Typer(
+    help="A course on supervised fine-tuning of language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def repository() -> Path:
+    """The folder that holds the course, whose `notebooks/` the commands work on."""
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise SFTTeachError(
+        "No course here: expected a folder with notebooks/ and pyproject.toml. "
+        "Go to the folder you cloned and try again."
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, and what to do about what does not."""
+    from sft_teach import doctor
+
+    findings = doctor.examine()
+    print(doctor.as_text(findings))
+    if doctor.essential_failures(findings):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Open the course in JupyterLab; further options go to JupyterLab (--no-browser, --port 9999)."""
+    folder = repository()
+    welcome = Path("notebooks", "00_welcome.ipynb")
+    command = [sys.executable, "-m", "jupyterlab", str(welcome), *context.args]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")  # JupyterLab refuses root otherwise; containers run as root
+    raise typer.Exit(subprocess.call(command, cwd=folder))
+
+
+@app.command()
+def run(
+    notebooks: Annotated[
+        list[Path] | None, typer.Argument(help="Notebooks to run; without any: all of the course.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Folder for one HTML page per notebook and an index.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Store the outputs, and the seconds in results/.")
+    ] = False,
+) -> None:
+    """Run notebooks without a browser and print the seconds that each took."""
+    from sft_teach import runner
+
+    paths = notebooks or sorted((repository() / "notebooks").glob("*.ipynb"))
+    if not runner.run_all(paths, html=html, in_place=in_place):
+        raise typer.Exit(1)
+
+
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="Which one; see sft_teach/experiments.py.")],
+) -> None:
+    """Repeat a full-scale run and write results/NAME.json; started again, it resumes."""
+    from sft_teach import experiments
+
+    experiments.run(name)
+
+
+@app.command()
+def results() -> None:
+    """Rewrite the tables of README.md from results/*.json."""
+    from sft_teach import readme
+
+    changed = readme.refresh(repository())
+    print("README.md: tables rewritten." if changed else "README.md: tables are up to date.")
+
+
+def main() -> None:
+    """The `sft-teach` command: an error of ours is one line and exit code 2, not a traceback."""
+    try:
+        app()
+    except SFTTeachError as error:
+        print(f"sft-teach: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
