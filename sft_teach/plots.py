@@ -428,7 +428,7 @@ def reliability(
     """Show a reliability diagram of `evaluation.calibration(...)` (or {name: several})."""
     if alt is None:
         alt = "Reliability diagram, accuracy against confidence. " + " ".join(
-            f"{name or 'ECE'}: expected calibration error {_ece(c):.3f}."
+            f"{name or 'ECE'}: expected calibration error {c.ece:.3f}."
             for name, c in _named(calibration).items()
         )
     show(make_reliability(calibration), alt, caption)
@@ -438,21 +438,20 @@ def make_reliability(calibration) -> Figure:
     """Accuracy against mean confidence per bin; below, how many predictions each bin holds.
 
     Args:
-        calibration: an object with `bins` (rows of dicts with `confidence`, `accuracy`, `n`, or a
-            DataFrame of these) and `ece`, or a dict {name: such an object}.
+        calibration: an `evaluation.Calibration`, or a dict {name: Calibration} to compare some.
     """
     named = _named(calibration)
     fig, (top, bottom) = figure(5.6, 4.6, rows=2, sharex=True, height_ratios=[3, 1])
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
     n_named = len(named)
     for i, (name, c) in enumerate(named.items()):
-        rows = [r for r in _records(c.bins) if r["n"]]
+        rows = [r for r in c.bins if r["count"]]
         x = np.array([r["confidence"] for r in rows])
-        label = f"{name + ': ' if name else ''}ECE {_ece(c):.3f}"
+        label = f"{name + ': ' if name else ''}ECE {c.ece:.3f}"
         top.plot(x, [r["accuracy"] for r in rows], marker=MARKERS[i], color=OKABE_ITO[i],
                  linestyle=LINESTYLES[i], label=label)  # fmt: skip
         width = 0.06 / n_named
-        bottom.bar(x + (i - (n_named - 1) / 2) * width, [r["n"] for r in rows], width=width,
+        bottom.bar(x + (i - (n_named - 1) / 2) * width, [r["count"] for r in rows], width=width,
                    color=OKABE_ITO[i], hatch=HATCHES[i], edgecolor="white")  # fmt: skip
     top.set(ylabel="accuracy (share right)", ylim=(0, 1.02), xlim=(0, 1.03))
     top.legend(frameon=False, fontsize=9, loc="upper left")
@@ -462,16 +461,6 @@ def make_reliability(calibration) -> Figure:
 
 def _named(calibration) -> dict[str, Any]:
     return dict(calibration) if isinstance(calibration, Mapping) else {"": calibration}
-
-
-def _ece(calibration) -> float:
-    return float(calibration.ece)
-
-
-def _records(bins) -> list[dict]:
-    if hasattr(bins, "to_dict"):
-        return bins.to_dict("records")
-    return [b if isinstance(b, Mapping) else vars(b) for b in bins]
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -497,7 +486,7 @@ def make_history(history) -> Figure:
         rows = [e for e in evaluations if "accuracy" in e]
         axes[1].plot([e["step"] for e in rows], [e["accuracy"] for e in rows], marker="s",
                      color=ORANGE, linestyle="--")  # fmt: skip
-        axes[1].set(xlabel="update", ylabel="validation accuracy (share right)")
+        axes[1].set(xlabel="update", ylabel="validation accuracy")
     axes[-1].plot([s["step"] for s in steps], [s["learning_rate"] for s in steps], color=GREEN)
     axes[-1].set(xlabel="update", ylabel="learning rate")
     axes[-1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
