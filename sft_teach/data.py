@@ -427,7 +427,7 @@ def _describe_own(name: str, labels: Sequence[str] | None) -> str:
     lines = [f"{name}: your own data"]
     if labels is not None:
         lines.append(f"  classes   {len(labels)}: {', '.join(labels)}")
-    return "\n".join([*lines, "  source    the file itself", "  licence   yours to know"])
+    return "\n".join([*lines, "  source    your file", "  licence   not stated in the file"])
 
 
 def _read_own(
@@ -447,8 +447,13 @@ def _read_own(
     splits = {part: (texts, numbers[part]) for part, (texts, _) in raw.items()}
     if "train" in splits:
         return splits, names
-    texts, labels = splits[""]
-    return _cut(texts, labels), names
+    cut = _cut(*splits[""])
+    if "train" not in cut:
+        raise DataError(
+            f"{path} has too few rows to cut into parts. Add rows, or give a folder with your own "
+            "train, validation and test files."
+        )
+    return cut, names
 
 
 def _read_own_folder(folder: Path) -> dict[str, tuple[list[str], list[Any]]]:
@@ -488,6 +493,10 @@ def _read_file(path: Path) -> tuple[list[str], list[Any]]:
         _check_text(text, row, str(path))
         if label is None or (isinstance(label, str) and not label.strip()):
             raise DataError(f"{path}: row {row} has no label. Write one or take the row out.")
+        if not isinstance(label, str | int | float):
+            raise DataError(
+                f"{path}: row {row} has the label {label!r}; expected a word or a whole number."
+            )
     return [text for text, _ in rows], [label for _, label in rows]
 
 
@@ -543,38 +552,34 @@ def _number_labels(
     raw: dict[str, tuple[list[str], list[Any]]], path: Path, label_names: Sequence[str] | None
 ) -> tuple[list[str], dict[str, list[int]]]:
     """Turn labels as written into class numbers; returns the class names and the numbers."""
-    first = raw.get("train", raw.get(""))[1]
-    everything = [str(label).strip() for _, labels in raw.values() for label in labels]
-    if all(re.fullmatch(r"[+-]?\d+(\.0+)?", label) for label in everything):
-        seen = {int(float(str(label))) for label in first}
-        names = list(label_names or [str(number) for number in range(len(seen))])
-        numbers = {part: [int(float(str(x))) for x in labels] for part, (_, labels) in raw.items()}
-        _check_range(numbers, names, path, given=label_names is not None)
-        return names, numbers
-    names = list(label_names or sorted({str(label).strip() for label in first}))
-    number = {name: index for index, name in enumerate(names)}
-    numbers = {}
-    for part, (_, labels) in raw.items():
+    written = {part: [str(label).strip() for label in labels] for part, (_, labels) in raw.items()}
+    seen = set(written.get("train", written.get("", [])))
+    if all(_is_number(label) for labels in written.values() for label in labels):
+        count = len({float(label) for label in seen})
+        names = list(label_names or map(str, range(count)))
+        allowed = f"outside 0..{len(names) - 1}" + (
+            ". " if label_names else f" ({count} different labels were found). "
+        )
+        allowed += "Whole-number labels must count from 0 without a gap; words work too."
+        number = {float(index): index for index in range(len(names))}
+        written = {part: [float(label) for label in labels] for part, labels in written.items()}
+    else:
+        names = list(label_names or sorted(seen))
+        allowed = f"which is none of {', '.join(names)}. Correct it or take the row out."
+        number = {name: index for index, name in enumerate(names)}
+    if len(names) < 2:
+        raise DataError(f"{path}: all rows have one label, {names}; a classifier needs two.")
+    for part, labels in written.items():
         for row, label in enumerate(labels, start=1):
-            if str(label).strip() not in number:
-                raise DataError(
-                    f"{path}{': ' + part if part else ''}: row {row} has the label {label!r}, "
-                    f"which is none of {', '.join(names)}."
-                )
-        numbers[part] = [number[str(label).strip()] for label in labels]
-    return names, numbers
+            if label not in number:
+                where = f"{path}, {part} part" if part else f"{path}"
+                label = raw[part][1][row - 1]  # as it was written
+                raise DataError(f"{where}: row {row} has the label {label!r}, {allowed}")
+    return names, {part: [number[x] for x in labels] for part, labels in written.items()}
 
 
-def _check_range(numbers: dict[str, list[int]], names: list[str], path: Path, given: bool) -> None:
-    for part, labels in numbers.items():
-        for row, label in enumerate(labels, start=1):
-            if not 0 <= label < len(names):
-                why = "" if given else f" ({len(names)} different labels were found)"
-                raise DataError(
-                    f"{path}{': ' + part if part else ''}: row {row} has the label {label}, "
-                    f"outside 0..{len(names) - 1}{why}. Whole-number labels must count from 0 "
-                    "without a gap; words can be used as labels too."
-                )
+def _is_number(label: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+(\.\d+)?", label) is not None
 
 
 # --- splits and samples -------------------------------------------------------------------------

@@ -376,10 +376,11 @@ def tiny_gpt(
         attn_pdrop=0.0,
         bos_token_id=end_id,
         eos_token_id=end_id,
-        loss_type="ForCausalLM",  # GPT2Config's own None is reported as unknown
     )
     with _seeded(seed):
-        return GPT2LMHeadModel(config).eval()
+        model = GPT2LMHeadModel(config).eval()
+    model.loss_type = "ForCausalLM"  # not inferred from this class name, and warned about
+    return model
 
 
 def classifier_from(
