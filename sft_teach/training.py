@@ -3,7 +3,7 @@
 `fit` is the textbook skeleton (zero_grad, forward, loss, backward, step) plus what a run needs.
 It trains anything whose batches are dicts of tensors with `labels` in them and whose output has
 `logits` of shape (..., C): a classifier's (B, C), or a language model's (B, T, C) with labels
-(B, T). Labels of -100 are ignored. The same call works under `torchrun` with one process per device.
+(B, T). Labels of -100 are ignored. The same call works under `torchrun`, one process a device.
 """
 
 from __future__ import annotations
@@ -315,8 +315,8 @@ def fit(
         model: an nn.Module called as `model(**batch without labels)`; its output has `logits`, or
             is the logits, of shape (..., C).
         batches: a sized iterable of dicts of tensors with `labels` (...). If it has `set_epoch`,
-            that is called before each pass. Under `torchrun` every process gets the same batches and
-            takes its own rows of each.
+            that is called before each pass. Under `torchrun` every process gets the same batches
+            and takes its own rows of each.
         config: see `TrainingConfig`.
         validation: batches to evaluate on (see `evaluate`), or None.
         metrics: `metrics(logits, labels) -> dict` of further numbers for the evaluations.

@@ -1,0 +1,342 @@
+"""The full-scale runs behind the tables of README and notebooks 02, 05 and 06.
+
+    sft-teach experiment sst5
+
+writes `results/sst5.json`: one row per setting and seed, each written as soon as it is there, so
+that a run that was stopped goes on where it was. SST-5 and IMDB are the official splits: they need
+`SFT_TEACH_SOURCE=hub` or a directory that holds them.
+
+Protocol: settings are chosen on validation data; the test set is looked at once per row, after the
+last update (no checkpoint is picked). A seed decides the new head, the order of the data, dropout
+and, where only a part of the data is used, which part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sft_teach import environment
+from sft_teach.errors import DataError
+
+SEEDS = (0, 1, 2)
+LEARNING_RATES = (5e-5, 1e-4, 2e-4)
+Row = dict
+
+
+def run(
+    name: str, output: str | Path | None = None, source: str | Path | None = None, limit: int = 0
+) -> Path:
+    """Run one experiment, or what is left of it, and return the path of its results.
+
+    Args:
+        name: a key of `EXPERIMENTS`.
+        output: folder for NAME.json; None is the project's `results/`.
+        source: where the data come from, as in `sft_teach.data.load`.
+        limit: at most so many training and test examples (for trying out; the rows say n).
+
+    Raises:
+        DataError: an unknown name.
+    """
+    if name not in EXPERIMENTS:
+        raise DataError(f"There is no experiment {name!r}. There are: {', '.join(EXPERIMENTS)}.")
+    make_rows, description = EXPERIMENTS[name]
+    path = Path(output or environment.results_dir()) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+    results |= {
+        "experiment": name,
+        "description": description,
+        "command": f"sft-teach experiment {name}",
+        "machine": machine(),
+    }
+    work = Folder(path, results["rows"], limit, environment.source(source))
+    for row in make_rows(work):
+        results["rows"].append(row)
+        _write(path, results)
+        print(f"{name}: {_line(row)}", flush=True)
+    return path
+
+
+class Folder:
+    """What an experiment needs to know: which rows are done, where the data are."""
+
+    def __init__(self, path: Path, rows: list[Row], limit: int, source: str | Path):
+        self.rows, self.limit, self.source = rows, limit, source
+        self.checkpoints = path.parent.parent / "build" / "experiments" / path.stem
+
+    def done(self, **key) -> bool:
+        return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
+
+    def load(self, name: str):
+        from sft_teach import data
+
+        splits = data.load(name, self.source, show=False)
+        if self.limit:
+            for split in splits:
+                splits[split] = data.subset(splits[split], min(self.limit, len(splits[split])))
+        return splits
+
+
+def _write(path: Path, results: dict) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _line(row: Row) -> str:
+    skip = ("predictions", "curve")
+    shown = {k: v for k, v in row.items() if k not in skip and not isinstance(v, (list, dict))}
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in shown.items())
+
+
+def machine() -> dict[str, str | int]:
+    """What the seconds in a table were measured on."""
+    import torch
+    import transformers
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def scores(predictions) -> Row:
+    """The numbers of one row: accuracy with its interval, and the rest of the report."""
+    from sft_teach import evaluation
+
+    report = evaluation.report(predictions)
+    return {
+        "n_test": report.n,
+        "accuracy": round(report.accuracy, 5),
+        "interval": [round(v, 5) for v in report.accuracy_interval],
+        "macro_f1": round(report.macro_f1, 5),
+        "mae": round(report.mae, 5),
+        "kappa": round(report.kappa, 5),
+        "ece": round(report.ece, 5),
+        "confusion": report.confusion.tolist(),
+        # One digit per test example in the split's order: enough for McNemar and for slices.
+        "predictions": "".join(str(int(p)) for p in predictions.predicted),
+    }
+
+
+def finetune(
+    work: Folder,
+    splits,
+    test,
+    *,
+    seed: int,
+    max_length: int,
+    epochs: int,
+    learning_rate: float,
+    truncation: str = "head",
+    batch_size: int = 32,
+    checkpoint: str | None = None,
+    **config,
+) -> Row:
+    """Fine-tune MiniLM on splits["train"] and score it once on `test` (None: not at all).
+
+    The seconds are processor time divided by the threads: what the run takes when it has the
+    machine for itself, also if the machine did other things meanwhile. On a GPU they are wall time.
+    """
+    from sft_teach import batching, data, evaluation, models, training
+
+    names = data.label_names(splits["train"])
+    tokenizer = models.load_tokenizer()
+    model = models.load_encoder(len(names), label_names=names, seed=seed)
+    train = batching.make_batches(
+        splits["train"], tokenizer, max_length, batch_size, seed=seed, truncation=truncation
+    )
+    validation = None
+    if "validation" in splits:
+        validation = batching.make_batches(
+            splits["validation"], tokenizer, max_length, 64, shuffle=False, truncation=truncation
+        )
+    settings = training.TrainingConfig(
+        epochs=epochs, learning_rate=learning_rate, seed=seed, checkpoint_every=100, **config
+    )
+    folder = None if checkpoint is None else work.checkpoints / checkpoint
+    started = folder is not None and any(folder.glob("step-*/state.json"))
+    clock = _clock()
+    history = training.fit(
+        model, train, settings, validation=validation,
+        output_dir=folder, resume_from=folder if started else None,
+    )  # fmt: skip
+    row = {
+        "seed": seed,
+        "n_train": len(splits["train"]),
+        "epochs": epochs,
+        "max_length": max_length,
+        "learning_rate": learning_rate,
+        "precision": history.precision,
+        "device": history.device,
+        "source": "directory" if isinstance(work.source, Path) else work.source,
+        "train_seconds": None if started else round(clock()),
+        "train_tokens": history.tokens,
+        "validation": [round(e["accuracy"], 5) for e in history.evaluations],
+    }
+    if test is not None:
+        batches = batching.make_batches(
+            test, tokenizer, max_length, 64, shuffle=False, truncation=truncation
+        )
+        clock = _clock()
+        predictions = evaluation.predict(model, batches, progress=True)
+        row |= {"test_seconds": round(clock())} | scores(predictions)
+    return row
+
+
+def _clock() -> Callable[[], float]:
+    """A stop watch: wall time on a GPU, else processor time per thread."""
+    import torch
+
+    if torch.cuda.is_available():
+        start = time.perf_counter()
+        return lambda: time.perf_counter() - start
+    start = time.process_time()
+    return lambda: (time.process_time() - start) / torch.get_num_threads()
+
+
+# --- the experiments -----------------------------------------------------------------------------
+
+
+def tfidf_rows(work: Folder) -> Iterator[Row]:
+    """TF-IDF with logistic regression on both data sets in full, C chosen by cross-validation."""
+    from sft_teach import data, evaluation
+
+    for name in ("sst5", "imdb"):
+        if work.done(data=name):
+            continue
+        splits = work.load(name)
+        texts, labels = data.texts_and_labels(splits["train"])
+        clock = _clock()
+        model = evaluation.tfidf_baseline(seed=0).fit(texts, labels)
+        seconds = clock()
+        texts, labels = data.texts_and_labels(splits["test"])
+        predictions = evaluation.Predictions.from_probabilities(model.predict_proba(texts), labels)
+        row = {"data": name, "setting": "TF-IDF + logistic regression", "seed": 0}
+        row |= {"n_train": len(splits["train"]), "train_seconds": round(seconds, 1)}
+        yield row | scores(predictions)
+
+
+def sst5_rows(work: Folder) -> Iterator[Row]:
+    """MiniLM on the official SST-5: learning rate chosen on validation data, then all seeds."""
+    splits = work.load("sst5")
+    recipe = dict(max_length=128, epochs=3)
+    for rate in LEARNING_RATES:  # validation only; the test set is not looked at here
+        if not work.done(setting="selection", learning_rate=rate):
+            row = finetune(work, splits, None, seed=100, learning_rate=rate, **recipe)
+            yield {"data": "sst5", "setting": "selection"} | row
+    rate = chosen_rate(work.rows)
+    for seed in SEEDS:
+        if not work.done(setting="MiniLM", seed=seed):
+            row = finetune(work, splits, splits["test"], seed=seed, learning_rate=rate, **recipe)
+            yield {"data": "sst5", "setting": "MiniLM"} | row
+
+
+def chosen_rate(rows: list[Row]) -> float:
+    """The learning rate whose last epoch did best on validation data."""
+    grid = [row for row in rows if row["setting"] == "selection"]
+    return max(grid, key=lambda row: row["validation"][-1])["learning_rate"]
+
+
+def imdb_rows(work: Folder) -> Iterator[Row]:
+    """MiniLM on all of IMDB's official split at 256 tokens, one epoch.
+
+    The learning rate is the one DESIGN of the SST-5 experiment starts from, 1e-4: no validation
+    data are held out, so that all 25,000 reviews can be trained on.
+    """
+    splits = work.load("imdb")
+    for seed in (0,):
+        if not work.done(setting="MiniLM", seed=seed):
+            row = finetune(
+                work, {"train": splits["train"]}, splits["test"], seed=seed, max_length=256,
+                epochs=1, learning_rate=1e-4, checkpoint=f"seed-{seed}",
+            )  # fmt: skip
+            yield {"data": "imdb", "setting": "MiniLM"} | row
+
+
+def truncation_rows(work: Folder) -> Iterator[Row]:
+    """Which 128 tokens of a long review to keep: the first, the last, or some of both."""
+    from sft_teach import data
+
+    splits = work.load("imdb")
+    size = min(5000, len(splits["train"]), len(splits["test"]))
+    test = data.subset(splits["test"], size, seed=0)
+    for seed in SEEDS:
+        part = {"train": data.subset(splits["train"], size, seed=seed)}
+        for truncation in ("head", "tail", "both"):
+            if work.done(setting=truncation, seed=seed):
+                continue
+            row = finetune(
+                work, part, test, seed=seed, max_length=128, epochs=1, learning_rate=1e-4,
+                truncation=truncation,
+            )  # fmt: skip
+            yield {"data": "imdb", "setting": truncation} | row
+
+
+def weights_rows(work: Folder) -> Iterator[Row]:
+    """Class weights and label smoothing on all of SST-5, beside the plain loss."""
+    import numpy as np
+
+    splits = work.load("sst5")
+    counts = np.bincount(splits["train"]["label"])
+    balanced = (counts.sum() / (len(counts) * counts)).tolist()  # scikit-learn's "balanced"
+    settings = {
+        "plain": {},
+        "class weights": {"class_weights": balanced},
+        "label smoothing 0.1": {"label_smoothing": 0.1},
+    }
+    for seed in SEEDS:
+        for name, config in settings.items():
+            if not work.done(setting=name, seed=seed):
+                row = _plain_sst5_row(work, seed) if name == "plain" else None
+                row = row or finetune(
+                    work, splits, splits["test"], seed=seed, max_length=128, epochs=3,
+                    learning_rate=1e-4, **config,
+                )  # fmt: skip
+                yield {"data": "sst5"} | row | {"setting": name}
+
+
+def _plain_sst5_row(work: Folder, seed: int) -> Row | None:
+    """The same run from `results/sst5.json`, if that has been made at the same learning rate."""
+    path = environment.results_dir() / "sst5.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() and not work.limit else []
+    wanted = {"setting": "MiniLM", "seed": seed, "learning_rate": 1e-4}
+    same = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
+    return dict(same[0]) if same else None
+
+
+def pretraining_rows(work: Folder) -> Iterator[Row]:
+    """What pretraining pays: random weights, own pretraining and MiniLM at 50 to 1,000 labels."""
+    from sft_teach import pretraining
+
+    done = {(row["setting"], row["labels"], row["seed"]) for row in work.rows}
+    yield from pretraining.pretraining_rows(SEEDS, done=done, cache=work.checkpoints)
+
+
+EXPERIMENTS: dict[str, tuple[Callable[[Folder], Iterator[Row]], str]] = {
+    "tfidf": (tfidf_rows, "TF-IDF + logistic regression on the official SST-5 and IMDB, all data"),
+    "sst5": (sst5_rows, "MiniLM fine-tuned on the official SST-5, all data, 3 epochs"),
+    "imdb": (imdb_rows, "MiniLM fine-tuned on all 25,000 IMDB reviews, 256 tokens, one epoch"),
+    "truncation": (truncation_rows, "IMDB: which 128 tokens to keep, 5,000 reviews, one epoch"),
+    "weights": (weights_rows, "SST-5: class weights and label smoothing, all data, 3 epochs"),
+    "pretraining": (pretraining_rows, "Fine-tuning from random, own and published pretraining"),
+}
