@@ -338,7 +338,7 @@ def _load_from_hub(hub_id: str) -> DatasetDict:
             f"{', and it is not in the cache of this machine' if problem else ''}. Check the "
             "connection (proxy, HF_ENDPOINT), or choose source='packaged' or a directory laid "
             "out by hub id (SFT_TEACH_SOURCE)."
-        ) from error
+        ) from (None if problem else error)
 
 
 def _first_line(error: BaseException) -> str:

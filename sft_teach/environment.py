@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import os
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -22,7 +23,7 @@ from typing import Any
 from sft_teach.errors import DataError, SourceError
 
 SCALES = ("quick", "full")
-PROBE_SECONDS = 5.0  # an unreachable hub must be reported within 10 s, imports included
+PROBE_SECONDS = 4.0  # an unreachable hub must be reported within 10 s, imports included
 
 
 # --- choices ------------------------------------------------------------------------------------
@@ -279,10 +280,8 @@ def hub_offline(offline: bool = True) -> Iterator[None]:
     from huggingface_hub import constants
 
     modules = [constants]
-    with contextlib.suppress(ImportError):  # the model side needs no datasets
-        import datasets.config
-
-        modules.append(datasets.config)
+    if "datasets" in sys.modules:  # the model side needs none
+        modules.append(sys.modules["datasets"].config)
     before = [module.HF_HUB_OFFLINE for module in modules]
     try:
         for module, was in zip(modules, before, strict=True):

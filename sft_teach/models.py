@@ -123,7 +123,7 @@ def _download(name: str) -> Path:
             f"{', and it is not in the cache of this machine' if problem else ''}. Check the name "
             "and the connection (proxy, HF_ENDPOINT), or choose source='packaged' or a directory "
             "laid out by hub id (SFT_TEACH_SOURCE)."
-        ) from error
+        ) from (None if problem else error)
     return Path(path)
 
 
