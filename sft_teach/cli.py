@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from sft_teach import environment
 from sft_teach.errors import SFTTeachError
 
 app = typer.Typer(
@@ -22,12 +23,12 @@ app = typer.Typer(
 
 def repository() -> Path:
     """The folder that holds the course, whose `notebooks/` the commands work on."""
-    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
-        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
-            return folder
+    folder = environment.repository_root()
+    if (folder / "notebooks").is_dir():
+        return folder
     raise SFTTeachError(
-        "No course here: expected a folder with notebooks/ and pyproject.toml. "
-        "Go to the folder you cloned and try again."
+        f"No course in {folder}: expected a folder notebooks/. "
+        "Go to the folder that you cloned and try again."
     )
 
 
@@ -44,7 +45,7 @@ def doctor() -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(context: typer.Context) -> None:
-    """Open the course in JupyterLab; further options go to JupyterLab (--no-browser, --port 9999)."""
+    """Open the course in JupyterLab; options go to JupyterLab, as in --no-browser."""
     folder = repository()
     welcome = Path("notebooks", "00_welcome.ipynb")
     command = [sys.executable, "-m", "jupyterlab", str(welcome), *context.args]
