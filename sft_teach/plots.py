@@ -39,12 +39,22 @@ DPI = 110
 # -- showing --------------------------------------------------------------------------------------
 
 
-def figure(width: float = 7.0, height: float = 3.4, rows: int = 1, columns: int = 1, **subplots):
+def figure(
+    width: float = 7.0,
+    height: float = 3.4,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    edges: Mapping[str, float] | None = None,
+    **subplots,
+):
     """A new figure in the course's style.
 
     Args:
         width, height: inches; 7 inches fill a notebook's column.
         rows, columns: panels. Further keywords go to `Figure.subplots` (`sharey=True`, ...).
+        edges: where the panels are, as fractions (`left`, `right`, `bottom`, `top`, `wspace`); by
+            default room is made for the labels, which takes as long again as drawing.
 
     Returns:
         (figure, axes): axes is one Axes, or an array of them as `plt.subplots` gives it. Lines take
@@ -54,8 +64,12 @@ def figure(width: float = 7.0, height: float = 3.4, rows: int = 1, columns: int 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-    fig.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    layout = "none" if edges else "constrained"
+    fig = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+    if edges:
+        fig.subplots_adjust(**edges)
+    else:
+        fig.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
     FigureCanvasAgg(fig)
     axes = fig.subplots(rows, columns, **subplots)
     for ax in np.ravel(axes):
@@ -74,7 +88,7 @@ def figure(width: float = 7.0, height: float = 3.4, rows: int = 1, columns: int 
 def png(fig: Figure) -> bytes:
     """The figure as PNG without date or software version: same data and fonts, same bytes."""
     if fig.get_layout_engine() is not None:  # lay out once: a second pass would move things a bit
-        fig.draw_without_rendering()
+        fig.get_layout_engine().execute(fig)
         fig.set_layout_engine("none")
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
@@ -96,7 +110,7 @@ def figure_html(fig: Figure, alt: str, caption: str) -> str:
     caption = _sentence(caption, "caption", "the one sentence that says what to see in the figure")
     return (
         f'<figure class="sft-figure" style="margin:0.5em 0">{image(fig, alt)}'
-        f'<figcaption style="font-size:0.92em;max-width:46em">{html.escape(caption)}'
+        f'<figcaption style="font-size:0.92em;max-width:60em">{html.escape(caption)}'
         "</figcaption></figure>"
     )
 
@@ -480,7 +494,8 @@ def make_history(history) -> Figure:
     """The curves of a `training.History` (or anything with `.steps` and `.evaluations`)."""
     steps, evaluations = list(history.steps), list(history.evaluations)
     scored = any("accuracy" in e for e in evaluations)
-    fig, axes = figure(8.4, 2.9, columns=3 if scored else 2)
+    edges = {"left": 0.075, "right": 0.985, "bottom": 0.18, "top": 0.9, "wspace": 0.36}
+    fig, axes = figure(8.8, 2.9, columns=3 if scored else 2, edges=edges)
     _draw_loss(axes[0], steps, evaluations)
     if scored:
         rows = [e for e in evaluations if "accuracy" in e]
@@ -629,26 +644,30 @@ def token_strip(
     values: Sequence[float] | None = None,
     caption: str = "",
     label: str = "value",
+    scale: float | None = None,
 ) -> None:
     """Display tokens in a row, coloured by `values`; the number stands under each token."""
-    display_html(make_token_strip(tokens, values, caption, label))
+    display_html(make_token_strip(tokens, values, caption, label, scale))
 
 
-def make_token_strip(tokens, values=None, caption: str = "", label: str = "value") -> str:
+def make_token_strip(
+    tokens, values=None, caption: str = "", label: str = "value", scale: float | None = None
+) -> str:
     """HTML of tokens as boxes: blue for positive values, orange for negative, deeper for larger.
 
     Every number is written out as text too, and each token carries a title for screen readers.
-    Without values, neighbouring boxes alternate in colour so that the borders are seen.
+    Without values, neighbouring boxes alternate in colour so that the borders are seen. `scale` is
+    the value with the deepest colour, by default the largest one.
     """
     if values is not None and len(values) != len(tokens):
         raise DataError(f"{len(tokens)} tokens but {len(values)} values: expected one per token.")
-    peak = max((abs(float(v)) for v in values), default=0.0) if values is not None else 0.0
+    peak = scale or max((abs(float(v)) for v in ([] if values is None else values)), default=0.0)
     boxes = []
     for i, token in enumerate(tokens):
         style, under, title = (SKY + "55" if i % 2 else ORANGE + "44"), "", ""
         if values is not None:
             value = float(values[i])
-            share = abs(value) / peak if peak else 0.0
+            share = min(abs(value) / peak, 1.0) if peak else 0.0
             style = (BLUE if value > 0 else ORANGE) + f"{round(150 * share):02x}"
             under = f'<br><span style="font-size:0.75em">{_signed(value)}</span>'
             title = f' title="{html.escape(label)} {_signed(value)}"'

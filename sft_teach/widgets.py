@@ -163,7 +163,9 @@ def make_cross_entropy(logits, label: int, smoothing: float = 0.0, names=None):
     """Three panels: probabilities beside targets, the loss on the curve -log p, the gradient."""
     p, q, loss = cross_entropy(logits, label, smoothing)
     names = _class_names(names, len(p))
-    fig, (left, middle, right) = plots.figure(9, 2.9, columns=3)
+    bottom = 0.32 if _long(names) else 0.18
+    edges = {"left": 0.065, "right": 0.99, "bottom": bottom, "top": 0.96, "wspace": 0.3}
+    fig, (left, middle, right) = plots.figure(9, 2.9, columns=3, edges=edges)
     x = np.arange(len(p))
     left.bar(x, p, width=0.6, color=BLUE, label="probability p")
     left.bar(x, q, width=0.8, fill=False, edgecolor=ORANGE, linestyle="--", linewidth=2,
@@ -233,8 +235,12 @@ def _class_names(names: Sequence[str] | None, count: int) -> list[str]:
     return names
 
 
+def _long(names: Sequence[str]) -> bool:
+    return max(map(len, names)) * len(names) > 32
+
+
 def _shrink_long_names(ax, names: Sequence[str]) -> None:
-    if max(map(len, names)) * len(names) > 32:
+    if _long(names):
         ax.tick_params(axis="x", rotation=30, labelsize=8)
         for tick in ax.get_xticklabels():
             tick.set(ha="right", rotation_mode="anchor")
@@ -281,7 +287,8 @@ def make_schedule(peak: float, warmup_fraction: float, total: int, schedule: str
     """Learning rate against update, the warm-up shaded."""
     rates = learning_rates(peak, warmup_fraction, total, schedule)
     warmup = round(warmup_fraction * total)
-    fig, ax = plots.figure(7, 2.9)
+    edges = {"left": 0.085, "right": 0.97, "bottom": 0.18, "top": 0.91}
+    fig, ax = plots.figure(7, 2.9, edges=edges)
     ax.plot(np.arange(total), rates, color=BLUE, linestyle="-", linewidth=2)
     if warmup:
         ax.axvspan(0, warmup, color=ORANGE, alpha=0.18, linewidth=0, hatch="//",
@@ -434,7 +441,9 @@ def review_explorer(
         label_names: C class names. example: the text at the start.
     """
     box = ipywidgets.Textarea(
-        description="your review", value=example, layout={"height": "6em", "width": "100%"}
+        description="your review",
+        value=example,
+        layout={"height": "6em", "width": "min(100%, 52em)"},
     )
     button = ipywidgets.Button(
         description="Classify", button_style="primary", tooltip="Ask the model about this text"
@@ -517,6 +526,7 @@ def review_html(
         "probability falls when the word is left out."
         + (f" Tried for the first {len(words)} words; {more} more follow." if more else ""),
         "effect",
+        scale=max(0.1, float(np.abs(effects).max())),  # tiny effects stay pale
     )
 
 
@@ -586,7 +596,8 @@ def make_calibration(logits, labels, temperature: float = 1.0, curve: dict | Non
     """Left: reliability diagram at this temperature. Right: NLL and ECE over all temperatures."""
     curve = curve or temperature_curve(logits, labels)
     found, nll, ece = _calibration_at(logits, labels, temperature)
-    fig, (left, right) = plots.figure(9, 3.4, columns=2)
+    edges = {"left": 0.065, "right": 0.985, "bottom": 0.15, "top": 0.97, "wspace": 0.2}
+    fig, (left, right) = plots.figure(9, 3.4, columns=2, edges=edges)
     rows = [b for b in found.bins if b["count"]]
     left.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
     largest = max(b["count"] for b in rows)
