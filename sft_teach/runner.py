@@ -15,15 +15,15 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from traitlets.config import Config
 
 from sft_teach import environment, progress
 from sft_teach.errors import SFTTeachError
 
+# Other users of this machine cannot listen to the kernel, which else says so on the terminal.
+ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 WIDGET = "application/vnd.jupyter.widget-view+json"
-WIDGET_NOTE = (
-    "<p><em>An explorer stands here when the notebook is open in JupyterLab: "
-    "move it and watch. The figure next to it shows one of its states.</em></p>"
-)
+WIDGET_NOTE = "<p><em>A control stands here when this cell runs in JupyterLab.</em></p>"
 
 
 @dataclass
@@ -106,6 +106,7 @@ def execute(path: Path, on_cell=lambda text: None) -> Run:
         resources={"metadata": {"path": str(path.parent.resolve())}},
         record_timing=False,
         store_widget_state=False,
+        config=ENCRYPTED,
     )
     begin = time.perf_counter()
     try:
@@ -158,9 +159,18 @@ def store(run: Run) -> None:
             if output.get("name") == "stderr":
                 run.problem = f"cell {cell.id}: it writes to stderr, so its outputs are not stored"
                 return
+    still(run.notebook)
     run.notebook.metadata.pop("widgets", None)
     run.notebook.metadata["language_info"] = {"name": "python"}
     nbformat.write(run.notebook, run.path)
+
+
+def still(notebook: nbformat.NotebookNode) -> None:
+    """Leave of each widget what reads well without its kernel, which else shows as an error."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("data", {}).pop(WIDGET, None):
+                output["data"].setdefault("text/html", WIDGET_NOTE)
 
 
 def record(runs: Sequence[Run]) -> Path:
@@ -202,10 +212,7 @@ def write_page(run: Run, folder: Path) -> Path:
     from nbconvert import HTMLExporter
 
     notebook = copy.deepcopy(run.notebook)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if WIDGET in output.get("data", {}):  # a widget without its kernel shows as debris
-                output["data"] = {"text/html": WIDGET_NOTE}
+    still(notebook)
     resources = {"metadata": {"name": run.title}}
     page, _ = HTMLExporter().from_notebook_node(notebook, resources=resources)
     page = re.sub(r'(href="[\w./-]*?)\.ipynb(["#])', r"\1.html\2", page)

@@ -88,7 +88,7 @@ def test_run_leaves_a_page_per_notebook_an_index_and_a_table(tmp_path, capsys):
     assert all(name in table for name in ("one", "two", "three", "seconds"))
     page = (tmp_path / "pages" / "one.html").read_text()
     assert 'alt="a dot"' in page and 'href="other.html"' in page
-    assert "An explorer stands here" in page and "IntSlider(value" not in page
+    assert runner.WIDGET_NOTE in page and "IntSlider(value" not in page
     assert "ZeroDivisionError" in (tmp_path / "pages" / "two.html").read_text()
     assert tmp_path.name in (tmp_path / "pages" / "three.html").read_text(), "runs in its folder"
     index = (tmp_path / "pages" / "index.html").read_text()

@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from sft_teach import runner
+
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 IGNORED = "nbval-ignore-output"
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|Users|var|mnt|opt)/|[A-Z]:\\\\")
@@ -67,6 +69,11 @@ def test_outputs_hold_neither_errors_nor_warnings(notebook):
     for cell, output in outputs(notebook):
         assert output.output_type != "error", cell
         assert output.get("name") != "stderr", f"{cell} writes to stderr: {shown(output)[:200]}"
+
+
+def test_a_widget_without_its_kernel_leaves_text_not_an_error(notebook):
+    for cell, output in outputs(notebook):
+        assert runner.WIDGET not in output.get("data", {}), f"{cell}: store with run --in-place"
 
 
 def test_at_most_a_third_of_the_cells_is_not_compared(path, notebook):

@@ -1,0 +1,186 @@
+"""A learner's first minutes: JupyterLab in a real browser, run all, move a slider by keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason=f"no browser found (looked for {', '.join(BROWSERS)})"
+)
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+# Every cell in the page's text, scrolled to or not; and no questions at the start.
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+RUN_SECONDS = 300
+PROMPTS = ".jp-CodeCell .jp-InputArea-prompt"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab on a copy of the notebooks, with settings of its own."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(NOTEBOOKS, folder / "notebooks")
+    for name, values in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    places = {
+        "JUPYTER_RUNTIME_DIR": folder / "runtime",
+        "JUPYTER_CONFIG_DIR": folder / "config",
+        "JUPYTERLAB_SETTINGS_DIR": folder / "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += ["--ServerApp.port_retries=50", f"--ServerApp.root_dir={folder / 'notebooks'}"]
+    with (folder / "log.txt").open("w") as log:
+        environment = os.environ | {name: str(path) for name, path in places.items()}
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield _address(folder, server)
+    finally:
+        server.terminate()  # it ends its kernels
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _address(folder: Path, server: subprocess.Popen) -> str:
+    for _ in range(600):
+        for path in (folder / "runtime").glob("jpserver-*.json"):
+            text = path.read_text()
+            if text.endswith("}"):
+                started = json.loads(text)
+                return f"{started['url']}lab/tree/{{}}?token={started['token']}"
+        if server.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise AssertionError(f"JupyterLab did not start:\n{(folder / 'log.txt').read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        # A container's root has no user namespace to sandbox pages in; they are our own.
+        yield started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    yield page
+    page.close()
+
+
+def run_all(page, lab: str, name: str) -> None:
+    """Open a notebook, choose Run > Run All Cells, and wait until every cell has a number."""
+    page.goto(lab.format(name))
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for(
+        state="attached"
+    )
+    page.evaluate(f"document.querySelectorAll('{PROMPTS}').forEach(p => p.textContent = 'old')")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    finished = (
+        f"() => [...document.querySelectorAll('{PROMPTS}')]"
+        ".every(prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim()))"
+        " || document.querySelector('[data-mime-type=\"application/vnd.jupyter.error\"]')"
+    )
+    page.wait_for_function(finished, timeout=RUN_SECONDS * 1000)
+
+
+def check_outputs(page) -> None:
+    """No error, nothing on stderr, and a text for every image."""
+    for kind in ("error", "stderr"):
+        found = page.locator(f"[data-mime-type='application/vnd.jupyter.{kind}']")
+        assert found.count() == 0, found.first.inner_text()
+    broken = page.get_by_text("Error displaying widget")
+    assert broken.count() == 0
+    images = page.locator(".jp-OutputArea img").evaluate_all(
+        "images => images.map(i => [i.alt, i.complete && i.naturalWidth > 0])"
+    )
+    assert images, "a notebook without a figure?"
+    assert all(alt.strip() for alt, _ in images), images
+    assert all(loaded for _, loaded in images), "an image does not show"
+
+
+def explorers(page):
+    """The widget boxes that hold a drawing."""
+    return page.locator(".jp-OutputArea .widget-vbox:has(.widget-html-content figure)")
+
+
+def drawing(explorer) -> tuple[str, str, str]:
+    """What an explorer shows: its text, its images' alternative texts, the images themselves."""
+    return tuple(
+        explorer.evaluate(
+            """explorer => {
+                const images = [...explorer.querySelectorAll(".widget-html-content img")];
+                const texts = [...explorer.querySelectorAll(".widget-html-content")];
+                return [texts.map(t => t.innerText), images.map(i => i.alt), images.map(i => i.src)]
+                    .map(parts => parts.join("\\n"));
+            }"""
+        )
+    )
+
+
+def wait_for_change(explorer, before: tuple, seconds: float = 60) -> tuple[str, str, str]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        now = drawing(explorer)
+        if now != before and now[2]:
+            return now
+        time.sleep(0.1)
+    raise AssertionError("the explorer did not change")
+
+
+def test_before_it_runs_an_explorer_reads_as_text(page, lab):
+    page.goto(lab.format("03_cross_entropy.ipynb"))
+    page.get_by_text("Interactive: run this cell").first.wait_for()
+    assert page.get_by_text("Error displaying widget").count() == 0
+
+
+def test_cross_entropy_runs_and_its_slider_moves_by_keyboard(page, lab):
+    run_all(page, lab, "03_cross_entropy.ipynb")
+    check_outputs(page)
+    explorer = explorers(page).first
+    explorer.scroll_into_view_if_needed()
+    before = drawing(explorer)
+    slider = explorer.get_by_role("slider").first
+    readout = explorer.locator(".widget-readout").first.inner_text()
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    text, alternative, picture = wait_for_change(explorer, before)
+    assert explorer.locator(".widget-readout").first.inner_text() != readout
+    assert text != before[0] and alternative != before[1] and picture != before[2]
+
+
+def test_welcome_runs_and_classifies_what_is_typed(page, lab):
+    run_all(page, lab, "00_welcome.ipynb")
+    check_outputs(page)
+    explorer = page.locator(".jp-OutputArea .widget-vbox:has(textarea)").first
+    explorer.scroll_into_view_if_needed()
+    before = drawing(explorer)
+    explorer.locator("textarea").fill("What a dull, endless mess. I want my evening back.")
+    button = explorer.get_by_role("button", name="Classify")
+    button.focus()
+    page.keyboard.press("Enter")
+    text, alternative, picture = wait_for_change(explorer, before)
+    assert "dull" in text or "dull" in alternative
+    assert alternative != before[1] and picture != before[2]
