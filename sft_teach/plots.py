@@ -504,6 +504,7 @@ def make_history(history) -> Figure:
         axes[1].set(xlabel="update", ylabel="validation accuracy")
     axes[-1].plot([s["step"] for s in steps], [s["learning_rate"] for s in steps], color=GREEN)
     axes[-1].set(xlabel="update", ylabel="learning rate")
+    axes[-1].set_ylim(bottom=0)
     axes[-1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     return fig
 
@@ -622,7 +623,10 @@ def make_lengths(lengths, *, xlabel: str = "length (tokens)", limit: int | None 
     if not named or any(v.size == 0 for v in named.values()):
         raise DataError("No lengths to draw: expected at least one number per name.")
     fig, ax = figure(7, 3.0)
-    edges = np.histogram_bin_edges(np.concatenate(list(named.values())), bins=40)
+    together = np.concatenate(list(named.values()))
+    # Whole-numbered bins: lengths are integers, and uneven bins would draw gaps that are not there.
+    width = max(1, int(np.ceil((together.max() - together.min() + 1) / 40)))
+    edges = np.arange(together.min(), together.max() + width + 1, width) - 0.5
     for i, (name, values) in enumerate(named.items()):
         if len(named) == 1:
             ax.hist(values, edges, color=BLUE, edgecolor="white", linewidth=0.4)
@@ -630,12 +634,12 @@ def make_lengths(lengths, *, xlabel: str = "length (tokens)", limit: int | None 
             ax.hist(values, edges, histtype="step", color=OKABE_ITO[i], linewidth=1.8,
                     linestyle=LINESTYLES[i], label=name)  # fmt: skip
     if limit is not None:
-        cut = np.mean(np.concatenate(list(named.values())) > limit)
+        cut = np.mean(together > limit)
         ax.axvline(limit, color=VERMILLION, linestyle="--", linewidth=1.5,
                    label=f"cut at {limit}: {cut:.0%} of texts are longer")  # fmt: skip
     ax.set(xlabel=xlabel, ylabel="texts")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(edgecolor="none", framealpha=0.9, fontsize=9)
     return fig
 
 

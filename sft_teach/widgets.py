@@ -191,7 +191,7 @@ def make_cross_entropy(logits, label: int, smoothing: float = 0.0, names=None):
         right.text(i, value + (0.04 if value >= 0 else -0.04), _number(value, 2), fontsize=9,
                    ha="center", va="bottom" if value >= 0 else "top")  # fmt: skip
     right.axhline(0, color=GREY, linewidth=0.8)
-    right.set(ylabel="gradient p − q", ylim=(-1.15, 1.15))
+    right.set(ylabel="gradient p − q", ylim=(-1.25, 1.25))
     for ax in (left, right):
         ax.set_xticks(x, names)
         ax.set_xlabel("class")
