@@ -213,6 +213,9 @@ def write_page(run: Run, folder: Path) -> Path:
 
     notebook = copy.deepcopy(run.notebook)
     still(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_mathml(cell.source)
     resources = {"metadata": {"name": run.title}}
     page, _ = HTMLExporter().from_notebook_node(notebook, resources=resources)
     page = re.sub(r'(href="[\w./-]*?)\.ipynb(["#])', r"\1.html\2", page)
@@ -220,6 +223,31 @@ def write_page(run: Run, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+CODE = re.compile(r"(```.*?```|~~~.*?~~~|`[^`\n]+`)", re.DOTALL)
+FORMULA = re.compile(r"(?<!\\)\$\$(?P<block>.+?)\$\$|(?<![\\$])\$(?P<line>[^$\n]+?)\$", re.DOTALL)
+MARKDOWN = str.maketrans({mark: f"&#{ord(mark)};" for mark in "*_`~[]|$\\"})
+
+
+def with_mathml(markdown: str) -> str:
+    """Markdown with its TeX formulas as MathML, which browsers draw without the internet.
+
+    A formula that cannot be converted stays, for MathJax.
+    """
+    from latex2mathml.converter import convert
+
+    def formula(found: re.Match) -> str:
+        display = "block" if found["block"] else "inline"
+        try:
+            mathml = convert(found["block"] or found["line"], display=display)
+        except Exception:  # the converter has many kinds of errors; TeX is the fallback for all
+            return found[0]
+        return mathml.replace("\n", " ").translate(MARKDOWN)
+
+    parts = CODE.split(markdown)  # every second one is code
+    parts[::2] = [FORMULA.sub(formula, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def write_index(runs: Sequence[Run], folder: Path) -> Path:

@@ -96,6 +96,15 @@ def test_run_leaves_a_page_per_notebook_an_index_and_a_table(tmp_path, capsys):
     assert [path.read_bytes() for path in paths] == before, "the notebooks stay as they were"
 
 
+def test_formulas_on_a_page_need_no_internet():
+    text = r"With $p_i * q_i * r$ and `cost = $5` but $y$:" + "\n\n$$\\frac{a_1}{b_1}$$\n"
+    shown = runner.with_mathml(text)
+    assert shown.count("<math") == 3 and shown.count('display="block"') == 1
+    assert "`cost = $5`" in shown, "code stays code"
+    assert "*" not in shown and "_" not in shown, "markdown must not read a formula"
+    assert runner.with_mathml("$\\begin{x}$") == "$\\begin{x}$", "what fails stays TeX"
+
+
 def test_in_place_stores_clean_outputs_and_the_seconds(tmp_path, monkeypatch):
     monkeypatch.setenv("SFT_TEACH_SCALE", "full")
     monkeypatch.setenv("SFT_TEACH_SOURCE", "hub")
