@@ -273,7 +273,7 @@ def test_out_of_memory_names_the_settings_to_lower():
                 self.layer = nn.Linear(4096, 4096)
             def forward(self, x):
                 return self.layer(x.float())
-        x = torch.zeros(40000, 4096, dtype=torch.int64)  # 1.3 GB; as float32 and times a layer: more
+        x = torch.zeros(40000, 4096, dtype=torch.int64)  # 1.3 GB, and as float32 more
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)
         try:
