@@ -90,7 +90,7 @@ def _cells(rows: list[dict]) -> str:
         f"**{100 * mean:.1f}** [{100 * low:.1f}, {100 * high:.1f}]",
         f"{100 * sum(row['macro_f1'] for row in rows) / len(rows):.1f}",
         f"{sum(seconds) / len(seconds):,.0f}" if seconds else "",
-        first.get("precision", "float64"),
+        first.get("precision", ""),
     ]
     return " | ".join(cells)
 
