@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -152,12 +153,14 @@ def drawing(explorer) -> tuple[str, str, str]:
 
 
 def wait_for_change(explorer, before: tuple, seconds: float = 60) -> tuple[str, str, str]:
-    end = time.monotonic() + seconds
+    """The explorer's next drawing, when it has caught up: the same for a second."""
+    end, last = time.monotonic() + seconds, before
     while time.monotonic() < end:
+        time.sleep(1)
         now = drawing(explorer)
-        if now != before and now[2]:
+        if now == last and now != before and now[2]:
             return now
-        time.sleep(0.1)
+        last = now
     raise AssertionError("the explorer did not change")
 
 
@@ -174,13 +177,16 @@ def test_cross_entropy_runs_and_its_slider_moves_by_keyboard(page, lab):
     explorer.scroll_into_view_if_needed()
     before = drawing(explorer)
     slider = explorer.get_by_role("slider").first
-    readout = explorer.locator(".widget-readout").first.inner_text()
     slider.focus()
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     text, alternative, picture = wait_for_change(explorer, before)
-    assert explorer.locator(".widget-readout").first.inner_text() != readout
     assert text != before[0] and alternative != before[1] and picture != before[2]
+    logits = [float(t) for t in explorer.locator(".widget-readout").all_inner_texts()[:3]]
+    assert logits[0] == 0.5, "five steps of 0.1"
+    whole = sum(map(math.exp, logits))
+    softmax = ", ".join(f"{math.exp(logit) / whole:.3f}" for logit in logits)
+    assert f"softmax(logits) = ({softmax})" in text
     if screenshot := os.environ.get("SFT_TEACH_SCREENSHOT"):  # README's picture
         page.screenshot(path=screenshot)
 
