@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,13 +41,13 @@ def run(
         limit: at most so many training and test examples (for trying out; the rows say n).
 
     Raises:
-        DataError: an unknown name.
+        DataError: an unknown name, or a folder that cannot be written to.
     """
     if name not in EXPERIMENTS:
         raise DataError(f"There is no experiment {name!r}. There are: {', '.join(EXPERIMENTS)}.")
     make_rows, description = EXPERIMENTS[name]
     path = Path(output or environment.results_dir()) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _require_writable(path.parent)
     results = json.loads(path.read_text()) if path.is_file() else {"rows": []}
     results |= {
         "experiment": name,
@@ -86,6 +87,19 @@ def _write(path: Path, results: dict) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=1) + "\n")
     os.replace(temporary, path)
+
+
+def _require_writable(folder: Path) -> None:
+    """Find out before an hour of training that its result could not be saved."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"Cannot write results to {folder} ({error.strerror}). Make it writable, or give "
+            "run(..., output=) another folder."
+        ) from error
 
 
 def _line(row: Row) -> str:

@@ -87,3 +87,16 @@ def test_one_real_row_holds_what_a_table_needs(official, tmp_path):
 def test_an_unknown_experiment_names_the_known_ones():
     with pytest.raises(DataError, match="tfidf, sst5, imdb"):
         experiments.run("everything")
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="Cannot write results to .*file"):
+        experiments.run("sst5", tmp_path / "file" / "results")
+
+    def read_only(dir):
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr(experiments.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(DataError, match="Read-only file system.*Make it writable"):
+        experiments.run("sst5", tmp_path)

@@ -393,6 +393,15 @@ def test_a_results_folder_that_cannot_be_written_stops_before_training(tmp_path)
         run(tiny(), batches(), quick(), output_dir=blocked / "run")
 
 
+def test_a_read_only_folder_stops_before_training(tmp_path, monkeypatch):
+    def read_only(self, *args, **kwargs):
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.write_text", read_only)
+    with pytest.raises(CheckpointError, match="Read-only file system.*that you may write to"):
+        run(tiny(), batches(), quick(), output_dir=tmp_path / "run")
+
+
 def test_a_failing_save_leaves_the_previous_checkpoint_usable(tmp_path, monkeypatch):
     config = quick(checkpoint_every=4, log_every=1)
     calls = {"n": 0}
