@@ -336,6 +336,7 @@ STARTS = {
     "MiniLM": (5e-5, 1e-4, 2e-4),
 }
 SELECTION_SEED = 100
+HELD_OUT = 200  # blocks on which the pretraining's own loss is watched
 
 
 class MaskedPositions(nn.Module):
@@ -396,7 +397,7 @@ def pretrain(texts: Sequence[str], cache: str | Path, updates: int | None = None
         return tokenizer, model, json.loads((cache / "pretraining.json").read_text())
     blocks = pack(texts, tokenizer, OWN["max_length"])
     blocks = blocks[torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0))]
-    held_out, blocks = blocks[:200], blocks[200:]
+    held_out, blocks = blocks[:HELD_OUT], blocks[HELD_OUT:]
     config = training.TrainingConfig(
         learning_rate=PRETRAINING["learning_rate"],
         epochs=PRETRAINING["passes"],
