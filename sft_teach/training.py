@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sft_teach import checkpoint
+from sft_teach.environment import quiet
 from sft_teach.errors import CheckpointError, DataError, OutOfMemory, TrainingDiverged
 from sft_teach.progress import bar
 
@@ -666,7 +667,7 @@ def save(model: nn.Module, tokenizer, folder: str | Path) -> Path:
     The folder appears complete or not at all; an older model in it is replaced only at the end.
     """
     folder = Path(folder)
-    with checkpoint.atomic_folder(folder, replace=True) as temporary:
+    with checkpoint.atomic_folder(folder, replace=True) as temporary, quiet("transformers"):
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     return folder
