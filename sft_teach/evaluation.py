@@ -417,7 +417,8 @@ def _kappa(tables: np.ndarray) -> np.ndarray:
     chance = tables.sum(axis=-1)[..., :, None] * tables.sum(axis=-2)[..., None, :]
     observed = (tables * weights).sum(axis=(-2, -1)) * n
     expected = (chance * weights).sum(axis=(-2, -1))
-    return np.where(expected == 0, 1.0, 1 - observed / np.maximum(expected, 1))
+    # Both are whole numbers; no disagreement by chance means none at all: 1 - 0 / 1.
+    return 1 - observed / np.maximum(expected, 1)
 
 
 def quadratic_kappa(labels, predictions, num_classes: int | None = None) -> float:
