@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ PROMPTS = ".jp-CodeCell .jp-InputArea-prompt"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab with settings of its own, on copies of the notebooks.
+    """Addresses in a JupyterLab with settings of its own, on copies of the notebooks.
 
     The folder `stored` has them as they are committed, `blank` without outputs and numbers.
     """
@@ -63,7 +64,14 @@ def lab(tmp_path_factory):
         environment = os.environ | {name: str(path) for name, path in places.items()}
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        yield _address(folder, server)
+        url, token = _address(folder, server)
+
+        def address(name: str) -> str:
+            """Where to open a notebook, in a workspace of its own: no tabs of another test."""
+            workspace = re.sub(r"\W", "", name)
+            return f"{url}lab/workspaces/{workspace}/tree/{name}?token={token}"
+
+        yield address
     finally:
         server.terminate()  # it ends its kernels
         try:
@@ -72,13 +80,13 @@ def lab(tmp_path_factory):
             server.kill()
 
 
-def _address(folder: Path, server: subprocess.Popen) -> str:
+def _address(folder: Path, server: subprocess.Popen) -> tuple[str, str]:
     for _ in range(600):
         for path in (folder / "runtime").glob("jpserver-*.json"):
             text = path.read_text()
             if text.endswith("}"):
                 started = json.loads(text)
-                return f"{started['url']}lab/tree/{{}}?token={started['token']}"
+                return started["url"], started["token"]
         if server.poll() is not None:
             break
         time.sleep(0.1)
@@ -100,11 +108,11 @@ def page(browser):
     page.close()
 
 
-def run_all(page, lab: str, name: str) -> None:
+def run_all(page, lab, name: str) -> None:
     """Open a notebook, choose Run > Run All Cells, and wait until every cell has a number."""
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     count = sum(cell.cell_type == "code" and bool(cell.source) for cell in notebook.cells)
-    page.goto(lab.format(f"blank/{name}"))
+    page.goto(lab(f"blank/{name}"))
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
     # The notebook's own indicator says idle before there is a kernel at all.
     page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for()
@@ -165,7 +173,7 @@ def wait_for_change(explorer, before: tuple, seconds: float = 60) -> tuple[str, 
 
 
 def test_before_it_runs_an_explorer_reads_as_text(page, lab):
-    page.goto(lab.format("stored/03_cross_entropy.ipynb"))
+    page.goto(lab("stored/03_cross_entropy.ipynb"))
     page.get_by_text("Interactive: run this cell").first.wait_for()
     assert page.get_by_text("Error displaying widget").count() == 0
 
