@@ -131,7 +131,7 @@ def load_results(name: str) -> dict[str, Any]:
     path = results_dir() / f"{name}.json"
     again = f"Make it with `sft-teach experiment {name}`, or restore it from the repository."
     if not path.is_file():
-        raise DataError(f"there is no {path}. {again}")
+        raise DataError(f"there is no results/{name}.json. {again}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
