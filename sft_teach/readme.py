@@ -97,6 +97,5 @@ def _cells(rows: list[dict]) -> str:
 
 def _machine(machine: dict) -> str:
     gpu = "no GPU" if machine["gpu"] == "none" else machine["gpu"]
-    return (
-        f"Machine: {machine['cpu']}, {machine['threads']} threads, {gpu}, torch {machine['torch']}."
-    )
+    threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
+    return f"Machine: {machine['cpu']}, {threads}, {gpu}, torch {machine['torch']}."
