@@ -1,7 +1,8 @@
 # Thin on purpose: every line is a command that anyone can type (see README for Windows and conda).
 #   make lab      open the course in JupyterLab          make course   run all notebooks, one HTML page each
 #   make test     everything that CI runs                make clean    remove what was built
-# Developers: make notebooks (run in place, store the outputs), make results (refresh README's tables).
+# Developers: make notebooks (run in place, store the outputs), make results (refresh README's
+# tables), make exercises (generate exercises/ from the masters in solutions/).
 
 # The first Python on the path that is new enough; choose another with `make lab PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -15,7 +16,7 @@ READY := $(VENV)/installed
 WANTED := Install one (https://www.python.org/downloads/) or name it: make lab PYTHON=/path/to/python3
 QUICK := SFT_TEACH_SOURCE=packaged SFT_TEACH_SCALE=quick
 
-.PHONY: lab test course notebooks results clean
+.PHONY: lab test course notebooks results exercises clean
 
 lab: $(READY)
 	$(BIN)/sft-teach lab
@@ -32,6 +33,9 @@ notebooks: $(READY)
 
 results: $(READY)
 	$(BIN)/sft-teach results
+
+exercises: $(READY)
+	$(BIN)/sft-teach exercises
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. $(WANTED)"; exit 1; }

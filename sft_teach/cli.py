@@ -1,4 +1,4 @@
-"""The command line: `sft-teach doctor | lab | run | experiment | results`."""
+"""The command line: `sft-teach doctor | lab | run | exercises | experiment | results`."""
 
 from __future__ import annotations
 
@@ -82,6 +82,15 @@ def experiment(
     from sft_teach import experiments
 
     experiments.run(name)
+
+
+@app.command()
+def exercises() -> None:
+    """Make exercises/ from the masters in solutions/ (needs nbgrader: the extra [teach])."""
+    from sft_teach import exercises
+
+    changed = exercises.generate(repository())
+    print(f"exercises/: {len(changed)} changed" if changed else "exercises/: up to date")
 
 
 @app.command()

@@ -57,7 +57,8 @@ def run(
     }
     work = Folder(path, results["rows"], limit, environment.source(source))
     for row in make_rows(work):
-        results["rows"].append(row)
+        # A table can be finished on another machine than it was begun on: each row names its own.
+        results["rows"].append({"machine": results["machine"]} | row)
         _write(path, results)
         print(f"{name}: {_line(row)}", flush=True)
     return path
@@ -307,12 +308,17 @@ def truncation_rows(work: Folder) -> Iterator[Row]:
 
 
 def weights_rows(work: Folder) -> Iterator[Row]:
-    """Class weights and label smoothing on all of SST-5, beside the plain loss."""
+    """Class weights and label smoothing on all of SST-5, beside the plain loss.
+
+    The learning rate is the one that `sst5_rows` chose for the plain loss, where it has been run.
+    """
     import numpy as np
 
     splits = work.load("sst5")
     counts = np.bincount(splits["train"]["label"])
     balanced = (counts.sum() / (len(counts) * counts)).tolist()  # scikit-learn's "balanced"
+    reference = _sst5_rows(work)
+    rate = chosen_rate(reference) if reference else 1e-4
     settings = {
         "plain": {},
         "class weights": {"class_weights": balanced},
@@ -321,21 +327,19 @@ def weights_rows(work: Folder) -> Iterator[Row]:
     for seed in SEEDS:
         for name, config in settings.items():
             if not work.done(setting=name, seed=seed):
-                row = _plain_sst5_row(work, seed) if name == "plain" else None
-                row = row or finetune(
+                # The plain loss at that seed and rate is the reference run itself.
+                same = [r for r in reference if (r["setting"], r["seed"]) == ("MiniLM", seed)]
+                row = same[0] if same and name == "plain" else finetune(
                     work, splits, splits["test"], seed=seed, max_length=128, epochs=3,
-                    learning_rate=1e-4, **config,
+                    learning_rate=rate, **config,
                 )  # fmt: skip
                 yield {"data": "sst5"} | row | {"setting": name}
 
 
-def _plain_sst5_row(work: Folder, seed: int) -> Row | None:
-    """The same run from `results/sst5.json`, if that has been made at the same learning rate."""
+def _sst5_rows(work: Folder) -> list[Row]:
+    """The rows of `results/sst5.json`, whose learning rate was chosen on validation data."""
     path = environment.results_dir() / "sst5.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() and not work.limit else []
-    wanted = {"setting": "MiniLM", "seed": seed, "learning_rate": 1e-4}
-    same = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
-    return dict(same[0]) if same else None
+    return json.loads(path.read_text())["rows"] if path.is_file() and not work.limit else []
 
 
 def pretraining_rows(work: Folder) -> Iterator[Row]:

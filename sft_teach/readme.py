@@ -66,7 +66,7 @@ def _table(results: Path) -> str:
             rows = [r for r in contents.get("rows", []) if r["data"] == data and "accuracy" in r]
             if rows:
                 lines.append(f"| {title} | {_cells(rows)} |")
-                machines.append(_machine(contents["machine"]))
+                machines += [_machine(row.get("machine", contents["machine"])) for row in rows]
         lines += [
             f"| {title} | {model} | | | {accuracy}, {source} | | | |"
             for where, model, accuracy, source in PUBLISHED

@@ -57,16 +57,34 @@ def test_the_learning_rate_is_chosen_without_the_test_set(official, tmp_path, mo
     assert {rate for _, rate, test in calls if test} == {2e-4}
 
 
-def test_plain_loss_is_not_trained_twice_at_the_same_settings(official, tmp_path, monkeypatch):
+def test_weights_take_the_rate_and_the_plain_rows_of_the_reference_run(
+    official, tmp_path, monkeypatch
+):
     calls = []
     monkeypatch.setattr(experiments, "finetune", fake_finetune(calls))
     monkeypatch.setattr(experiments.environment, "results_dir", lambda: tmp_path)
-    done = {"setting": "MiniLM", "seed": 1, "learning_rate": 1e-4, "accuracy": 0.5}
-    (tmp_path / "sst5.json").write_text(json.dumps({"rows": [done]}))
+    choice = [
+        {"setting": "selection", "learning_rate": 2e-4, "validation": [0.1, 0.5]},
+        {"setting": "selection", "learning_rate": 5e-5, "validation": [0.6, 0.4]},
+    ]
+    done = {"setting": "MiniLM", "seed": 1, "learning_rate": 2e-4, "accuracy": 0.5}
+    (tmp_path / "sst5.json").write_text(json.dumps({"rows": [*choice, done]}))
     path = experiments.run("weights", source=official)
     rows = json.loads(path.read_text())["rows"]
     assert len(rows) == 9 and len(calls) == 8
     assert [r["accuracy"] for r in rows if (r["setting"], r["seed"]) == ("plain", 1)] == [0.5]
+    assert {rate for _, rate, _ in calls} == {2e-4}
+
+
+def test_each_row_names_the_machine_it_was_made_on(official, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "finetune", fake_finetune([], fail_at=2))
+    monkeypatch.setattr(experiments, "machine", lambda: {"cpu": "old"})
+    with pytest.raises(KeyboardInterrupt):
+        experiments.run("sst5", tmp_path, official)
+    monkeypatch.setattr(experiments, "finetune", fake_finetune([]))
+    monkeypatch.setattr(experiments, "machine", lambda: {"cpu": "new"})
+    rows = json.loads(experiments.run("sst5", tmp_path, official).read_text())["rows"]
+    assert [row["machine"]["cpu"] for row in rows] == ["old"] * 2 + ["new"] * 4
 
 
 def test_one_real_row_holds_what_a_table_needs(official, tmp_path):

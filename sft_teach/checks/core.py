@@ -1,0 +1,494 @@
+"""How a check finds out which mistake an answer holds, without showing a test or the answer.
+
+A task is a list of cases and a list of known mistakes. A case makes small arguments and says in
+words what must hold; a known mistake is an implementation that makes it, with the hint for it. An
+answer that is wrong on a case is compared with each mistake's outcome: numbers that agree on every
+failing case name the mistake. Anything else is shown as the smallest failing input, what must hold
+there, and what came.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import copy
+import inspect
+import io
+import math
+import random
+import reprlib
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ATOL, RTOL = 1e-5, 1e-4
+SECONDS = 10.0  # for one call; the right answers take milliseconds
+
+Probe = Callable[[Callable, tuple], Any]
+
+
+# --- what a task is made of ---------------------------------------------------------------------
+def returned(function: Callable, arguments: tuple) -> Any:
+    """The usual probe: what the function returns."""
+    return function(*arguments)
+
+
+def with_gradient(function: Callable, arguments: tuple) -> dict[str, Any]:
+    """A probe for losses: the value, and its gradient with respect to the first argument."""
+    first = arguments[0].detach().clone().requires_grad_()
+    value = function(first, *arguments[1:])
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return {"value": value, "gradient": "none: the value does not depend on the argument"}
+    value.sum().backward()
+    return {"value": value.detach(), "gradient": first.grad}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One look at a function.
+
+    Args:
+        make: returns fresh arguments at each call.
+        expected: in words, what must hold, without giving the answer away.
+        probe: `probe(function, arguments)` returns what is compared: nested lists, tuples and dicts
+            of tensors, numbers, strings.
+        raises: the exception that must come instead.
+        shown: the input in words, where its repr would not help.
+        atol, rtol: how far numbers may be off.
+    """
+
+    make: Callable[[], tuple]
+    expected: str
+    probe: Probe = returned
+    raises: type[BaseException] | None = None
+    shown: str = ""
+    atol: float = ATOL
+    rtol: float = RTOL
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A known mistake: its hint, and an implementation that makes it, or a test of the outcome.
+
+    `when(seen)` gets the outcomes of all cases, in order.
+    """
+
+    hint: str
+    wrong: Callable | None = None
+    when: Callable[[list[Seen]], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the catalogue.
+
+    Args:
+        reference: a right answer, from library calls where there are any.
+        cases: from the smallest to the most special.
+        mistakes: the more specific first.
+        changes: names of the arguments that the function may change in place.
+        forbidden: dotted names that an answer must not use (only reported by the check).
+    """
+
+    reference: Callable
+    cases: Sequence[Case]
+    mistakes: Sequence[Mistake]
+    changes: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+
+
+@dataclass
+class Seen:
+    """What came of one case."""
+
+    value: Any = None
+    error: BaseException | None = None
+    timed_out: bool = False
+    changed: str = ""  # the first argument that was changed and must not be
+    moved_random: bool = False  # the global random state
+
+    @property
+    def raised(self) -> str:
+        return type(self.error).__name__ if self.error is not None else ""
+
+
+class CheckFailed(Exception):
+    """An answer that is not right yet. Jupyter shows the message alone, without a traceback.
+
+    Attributes:
+        task: name of the task.
+        message: what the learner reads; one line if the mistake was recognised, else up to three.
+        recognised: whether it was.
+    """
+
+    def __init__(self, task: str, message: str, recognised: bool):
+        super().__init__(message)
+        self.task, self.message, self.recognised = task, message, recognised
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython calls this instead of printing where in the check the error was raised."""
+        return self.message.splitlines()
+
+
+# --- looking ------------------------------------------------------------------------------------
+def look(function: Callable, task: Task, case: Case, seconds: float = SECONDS) -> Seen:
+    """Run one case on a function and note what came, whatever that is."""
+    seen = Seen()
+    observed = watched(function, task, seen)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        # The same global random numbers each time: an answer that draws from them repeats itself.
+        torch.manual_seed(0)
+        random.seed(0)
+        try:
+            with _time_limit(seconds):
+                seen.value = case.probe(observed, case.make())
+        except TimeoutError:
+            seen.timed_out = True
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: a check must not end the notebook
+            seen.error = error
+    return seen
+
+
+def watched(function: Callable, task: Task, seen: Seen) -> Callable:
+    """`function`, but noting changed arguments and a moved global random state."""
+    names = list(inspect.signature(task.reference).parameters)
+
+    def call(*arguments):
+        before = [snapshot(argument) for argument in arguments]
+        state = _random_state()
+        result = function(*arguments)
+        seen.moved_random |= not same(_random_state(), state)
+        for name, argument, old in zip(names, arguments, before, strict=False):
+            if name not in task.changes and not same(snapshot(argument), old, nan=True):
+                seen.changed = seen.changed or name
+        return result
+
+    return call
+
+
+def _random_state() -> list:
+    states = [torch.get_rng_state(), random.getstate()]
+    if (numpy := sys.modules.get("numpy")) is not None:
+        kind, keys, *rest = numpy.random.get_state()
+        states.append([kind, keys.tobytes(), *rest])
+    return states
+
+
+def snapshot(value: Any) -> Any:
+    """A copy that later changes of `value` do not reach; generators and functions have none."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, nn.Module):
+        parameters = {n: (p.detach().clone(), p.requires_grad) for n, p in value.named_parameters()}
+        return parameters, [module.training for module in value.modules()]
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(snapshot, value))
+    if isinstance(value, dict):
+        return {key: snapshot(item) for key, item in value.items()}
+    return value if isinstance(value, (int, float, str, bool, type(None))) else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of a learner's warnings on stderr, and no trace in the global random state."""
+    numpy, state = sys.modules.get("numpy"), random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        if numpy:
+            numpy.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            if numpy:
+                numpy.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the main thread after so many seconds, on every platform.
+
+    A timer thread sends what Ctrl-C sends (signals with a clock exist on Unix only). Off the main
+    thread there is no way to interrupt, and no limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over, late, lock = threading.Event(), threading.Event(), threading.Lock()
+
+    def interrupt() -> None:
+        if over.wait(seconds):
+            return
+        for _ in range(20):  # again and again: a bare `except:` may swallow the first ones
+            with lock:
+                if over.is_set():
+                    return
+                late.set()
+                _thread.interrupt_main()
+            if over.wait(0.25):
+                return
+
+    timer = threading.Thread(target=interrupt, daemon=True)
+    timer.start()
+    try:
+        try:
+            yield
+        finally:
+            with lock:
+                over.set()
+        if late.is_set():  # it ended just when the interrupt was on its way: let that arrive here
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        over.set()
+        if not late.is_set():
+            raise  # the learner's own Ctrl-C
+    if late.is_set():
+        raise TimeoutError(f"no result after {seconds:g} seconds")
+
+
+# --- comparing ----------------------------------------------------------------------------------
+def same(
+    a: Any, b: Any, atol: float = 0.0, rtol: float = 0.0, nan: bool = False, strict: bool = True
+) -> bool:
+    """Whether two results agree: types, shapes and dtypes exactly, numbers within a tolerance.
+
+    Args:
+        nan: NaN equals NaN.
+        strict: without it, a 0-d tensor equals a number, and dtypes do not matter.
+    """
+    if not strict:
+        a, b = (_loose(v) for v in (a, b))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        if not (a.is_floating_point() or a.is_complex()):
+            return bool(torch.equal(a, b))
+        return bool(torch.allclose(a.detach(), b.detach(), rtol, atol, equal_nan=nan))
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        if math.isnan(a) or math.isnan(b):
+            return nan and math.isnan(a) and math.isnan(b)
+        return a == b or abs(a - b) <= atol + rtol * abs(b)
+    if isinstance(a, (list, tuple)):
+        pairs = zip(a, b, strict=False)
+        return len(a) == len(b) and all(same(x, y, atol, rtol, nan, strict) for x, y in pairs)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(
+            same(a[key], b[key], atol, rtol, nan, strict) for key in a
+        )
+    return bool(a == b)
+
+
+def _loose(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().double() if value.ndim else float(value)
+    if isinstance(value, (bool, str)):
+        return value
+    return float(value) if isinstance(value, int) else value
+
+
+def is_right(seen: Seen, right: Seen, case: Case) -> bool:
+    """Whether an outcome is the one wanted."""
+    if seen.timed_out or seen.changed:
+        return False
+    if case.raises is not None:
+        return isinstance(seen.error, case.raises)
+    if seen.error is not None:
+        return False
+    return same(seen.value, right.value, case.atol, case.rtol) and not seen.moved_random
+
+
+def _alike(seen: Seen, wrong: Seen, case: Case) -> bool:
+    """Whether an outcome is the one that a known mistake gives."""
+    if seen.timed_out or wrong.timed_out:
+        return seen.timed_out and wrong.timed_out
+    if seen.error is not None or wrong.error is not None:
+        return seen.raised == wrong.raised
+    return same(seen.value, wrong.value, case.atol, case.rtol, nan=True, strict=False)
+
+
+# --- the verdict --------------------------------------------------------------------------------
+def examine(name: str, task: Task, function: Callable, seconds: float = SECONDS) -> None:
+    """Return if `function` is right on every case.
+
+    Raises:
+        CheckFailed: with the mistake, where it is a known one.
+    """
+    if not callable(function):
+        raise CheckFailed(name, f"{name}: expected a function, got {_short(function)}.", True)
+    seen: list[Seen] = []
+    for case in task.cases:
+        seen.append(look(function, task, case, seconds))
+        if seen[-1].timed_out or isinstance(seen[-1].error, NotImplementedError):
+            break  # the rest would not tell more
+    right = [look(task.reference, task, case) for case in task.cases]
+    failing = [
+        i for i, (s, r, case) in enumerate(zip(seen, right, task.cases, strict=False))
+        if not is_right(s, r, case)
+    ]  # fmt: skip
+    if not failing:
+        return
+    first = failing[0]
+    hint = (
+        _plain_hint(name, task, seen[first], task.cases[first])
+        or _container_hint(seen[first], right[first], task.cases[first])
+        or _known_mistake(task, seen, failing)
+        or _kind_hint(seen[first], right[first])
+    )
+    if hint:
+        raise CheckFailed(name, f"{name}: {hint}", True)
+    raise CheckFailed(name, _report(name, task.cases[first], seen[first]), False)
+
+
+def _plain_hint(name: str, task: Task, seen: Seen, case: Case) -> str:
+    """Mistakes that any function can make, seen without comparing numbers."""
+    if isinstance(seen.error, NotImplementedError):
+        return "not written yet. Replace `raise NotImplementedError` with your answer."
+    if seen.timed_out:
+        return (
+            f"no result after {SECONDS:g} seconds, where milliseconds are enough. Look for a loop "
+            "whose condition never becomes false."
+        )
+    if seen.changed:
+        return (
+            f"it changes its argument `{seen.changed}`. Whoever calls it still needs that as it "
+            "was: work on a copy, or build a new value."
+        )
+    if isinstance(seen.error, SystemExit):
+        return "it ends the program (exit). Return the result instead."
+    parameters = len(inspect.signature(task.reference).parameters)
+    if isinstance(seen.error, TypeError) and "positional argument" in str(seen.error):
+        return f"it must take {parameters} argument(s), as its first line had it: {seen.error}."
+    if seen.error is None and case.raises is None and seen.value is None:
+        return "it returns nothing. Is there a `return` on every way through it?"
+    return ""
+
+
+def _container_hint(seen: Seen, right: Seen, case: Case) -> str:
+    """The right numbers in the wrong kind of container, or a moved random state."""
+    if seen.error is not None or right.error is not None or case.raises is not None:
+        return ""
+    if same(seen.value, right.value, case.atol, case.rtol):
+        return (
+            "the result is right, but the global random state was moved. Draw from a generator of "
+            "your own, made from the seed."
+        )
+    if same(seen.value, right.value, case.atol, case.rtol, strict=False):
+        what, got, wanted = _difference(seen.value, right.value)
+        return f"the numbers are right, but {what} is {got}, and must be {wanted}."
+    return ""
+
+
+def _known_mistake(task: Task, seen: list[Seen], failing: list[int]) -> str:
+    """The hint of the known mistake whose outcomes are those of the answer.
+
+    First one that explains every failing case; else one that explains the first failing cases, at
+    least two and at least half: the answer holds a second mistake then, which the next check will
+    name.
+    """
+    partly = ""
+    for mistake in task.mistakes:
+        if mistake.when is not None and mistake.when(seen):
+            return mistake.hint
+        if mistake.wrong is None:
+            continue
+        alike = 0
+        for i in failing:
+            if i >= len(seen):
+                break
+            case = task.cases[i]
+            if not _alike(seen[i], look(mistake.wrong, task, case), case):
+                break
+            alike += 1
+        if alike == len(failing):
+            return mistake.hint
+        if alike >= max(2, len(failing) / 2):
+            partly = partly or mistake.hint
+    return partly
+
+
+def _kind_hint(seen: Seen, right: Seen) -> str:
+    """Another kind of result than the one wanted."""
+    if seen.error is not None or right.error is not None:
+        return ""
+    what, got, wanted = _difference(seen.value, right.value)
+    return f"{what} is {got}, and must be {wanted}." if got != wanted else ""
+
+
+def _difference(value: Any, right: Any, what: str = "the result") -> tuple[str, str, str]:
+    """What differs in kind, the kind that came, the kind that is wanted."""
+    if isinstance(value, dict) and isinstance(right, dict) and value.keys() == right.keys():
+        for key in right:  # of a probe: "value", "gradient"
+            got, wanted = _kind(value[key]), _kind(right[key])
+            if got != wanted:
+                return f"the {key}", got, wanted
+    return what, _kind(value), _kind(right)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"a {value.ndim}-d {kind} tensor" if value.ndim == 0 else f"a {kind} tensor"
+    if isinstance(value, tuple):
+        return f"a tuple of ({', '.join(map(_kind, value))})"
+    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
+
+
+def _report(name: str, case: Case, seen: Seen) -> str:
+    """Smallest input, what must hold, what came."""
+    shown = case.shown or ", ".join(map(_short, case.make()))
+    if seen.error is not None:
+        came = f"{seen.raised}: {_clip(str(seen.error) or 'without a message')}"
+    else:
+        came = _short(seen.value)
+    return f"{name}({_clip(shown, 160)})\nexpected: {case.expected}\ncame:     {came}"
+
+
+class _Repr(reprlib.Repr):
+    def __init__(self):
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = 12
+        self.maxstring = self.maxother = 120
+        self.maxlevel = 4
+
+    def repr_float(self, value: float, level: int) -> str:
+        return f"{value:.5g}"
+
+    def repr_Tensor(self, value: Tensor, level: int) -> str:  # noqa: N802 (reprlib's naming)
+        if value.numel() <= 24:
+            return f"tensor({self.repr1(value.detach().tolist(), 3)})"
+        return f"tensor of shape {tuple(value.shape)}"
+
+    def repr_Parameter(self, value: Tensor, level: int) -> str:  # noqa: N802
+        return self.repr_Tensor(value, level)
+
+
+_REPR = _Repr()
+
+
+def _short(value: Any) -> str:
+    try:
+        return _clip(_REPR.repr(value))
+    except Exception:  # a learner's object may refuse to show itself
+        return f"<{type(value).__name__}>"
+
+
+def _clip(text: str, length: int = 200) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def fresh(*arguments: Any) -> Callable[[], tuple]:
+    """`make` for a case: deep copies of these arguments at each call."""
+    return lambda: tuple(copy.deepcopy(argument) for argument in arguments)
