@@ -1,6 +1,7 @@
 # Thin on purpose: every line is a command that anyone can type (see README for Windows and conda).
 #   make lab      open the course in JupyterLab          make course   run all notebooks, one HTML page each
-#   make test     everything that CI runs                make clean    remove what was built
+#   make test     everything that CI runs                make grade    grade a class (docs/teaching.md)
+#   make clean    remove what was built
 # Developers: make notebooks (run in place, store the outputs), make results (refresh README's
 # tables), make exercises (generate exercises/ from the masters in solutions/).
 
@@ -16,7 +17,7 @@ READY := $(VENV)/installed
 WANTED := Install one (https://www.python.org/downloads/) or name it: make lab PYTHON=/path/to/python3
 QUICK := SFT_TEACH_SOURCE=packaged SFT_TEACH_SCALE=quick
 
-.PHONY: lab test course notebooks results exercises clean
+.PHONY: lab test course notebooks results exercises grade clean
 
 lab: $(READY)
 	$(BIN)/sft-teach lab
@@ -36,6 +37,10 @@ results: $(READY)
 
 exercises: $(READY)
 	$(BIN)/sft-teach exercises
+
+# make grade ASSIGNMENT=ex03_cross_entropy ARGS="--submissions download.zip --jobs 2"
+grade: $(READY)
+	$(BIN)/sft-teach grade $(ASSIGNMENT) $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. $(WANTED)"; exit 1; }

@@ -12,3 +12,8 @@ c.CourseDirectory.release_directory = "exercises"
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
 c.ClearSolutions.text_stub = "*Write your answer here, in place of this line.*"
 c.IncludeHeaderFooter.header = ""
+# HTML in outputs is cleaned. Texts of students do not get this far: nbgrader's own pages show
+# Markdown unsanitised, so sft_teach.grading.classroom hands them on as quoted plain text.
+c.HTMLExporter.sanitize_html = True
+# `nbgrader autograde`, and formgrader's button for it, run submissions unprotected: refused.
+c.Autograde.pre_convert_hook = "sft_teach.grading.guard.refuse"

@@ -1,4 +1,4 @@
-"""The command line: `sft-teach doctor | lab | run | exercises | experiment | results`."""
+"""The command `sft-teach`: doctor, lab, run, exercises, grade, grade-one, experiment, results."""
 
 from __future__ import annotations
 
@@ -91,6 +91,54 @@ def exercises() -> None:
 
     changed = exercises.generate(repository())
     print(f"exercises/: {len(changed)} changed" if changed else "exercises/: up to date")
+
+
+@app.command()
+def grade(
+    assignment: Annotated[str, typer.Argument(help="A folder of solutions/: ex03_cross_entropy.")],
+    submissions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder or zip: nbgrader's tree, NAME.ipynb files, a Moodle or Canvas "
+            "download. Without it: submitted/."
+        ),
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option(help="CSV with the columns student, name, lms_id.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="So many at a time.")] = 1,
+    again: Annotated[bool, typer.Option("--again", help="Also what has not changed.")] = False,
+) -> None:
+    """Grade a class into nbgrader's gradebook, with feedback pages and grades.csv."""
+    from sft_teach.grading import classroom
+
+    report = classroom.grade_class(
+        assignment, repository(), submissions, roster=roster, jobs=jobs, again=again
+    )
+    print(report)
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def grade_one(
+    notebook: Annotated[Path, typer.Argument(help="A notebook that was handed in.")],
+    assignment: Annotated[
+        str | None, typer.Option(help="If neither its metadata nor its name say which.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Grade one notebook, without a gradebook, on hidden inputs that are new each time."""
+    import json
+
+    from sft_teach.grading import single
+
+    result = single.grade_one(notebook, assignment)
+    print(json.dumps(result.as_dict(), indent=1) if as_json else single.as_text(result))
+    if result.failed:
+        raise typer.Exit(1)
 
 
 @app.command()

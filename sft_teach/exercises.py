@@ -38,11 +38,27 @@ def generate(root: Path) -> list[Path]:
             target = course / "solutions" / master.parent.name / master.name
             target.parent.mkdir(parents=True)
             shutil.copyfile(master, target)
-            made[master] = _release(root, course, master)
+            made[master] = _released(root, course, master)
         return [path for master, text in made.items() if (path := _replace(root, master, text))]
 
 
-def _release(root: Path, course: Path, master: Path) -> str:
+def release(root: Path, assignment: str, config=None) -> str:
+    """The release of one assignment, as `generate` writes it; nothing in `root` is changed.
+
+    Args:
+        config: further settings for nbgrader, to enter the assignment into a gradebook.
+    """
+    master = root / "solutions" / assignment / f"{assignment}.ipynb"
+    if not master.is_file():
+        raise DataError(f"There is no assignment {assignment}: expected {master}.")
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "solutions" / assignment / master.name
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(master, target)
+        return _released(root, Path(temporary), master, config)
+
+
+def _released(root: Path, course: Path, master: Path, more=None) -> str:
     """nbgrader's release of one master, looked over."""
     try:
         from nbgrader.converters import GenerateAssignment
@@ -51,18 +67,20 @@ def _release(root: Path, course: Path, master: Path) -> str:
         raise DataError(
             "Exercises are made by nbgrader: pip install -c constraints.txt -e '.[teach]'"
         ) from error
-    config = _settings(root)
+    config = settings(root)
     config.CourseDirectory.root = str(course)
     config.CourseDirectory.assignment_id = master.parent.name
-    config.SaveCells.enabled = False
-    config.GenerateAssignment.no_database = True
+    config.SaveCells.enabled = more is not None
+    config.GenerateAssignment.no_database = more is None
     config.BaseConverter.force = True
+    config.merge(more or {})
     converter = GenerateAssignment(coursedir=CourseDirectory(config=config), config=config)
     converter.log.setLevel("CRITICAL")  # our own error says what went wrong
     try:
         converter.start()
     except (Exception, SystemExit) as error:
-        raise DataError(f"nbgrader refuses {master.relative_to(root)}: {error}.") from error
+        words = str(error).rstrip(".")
+        raise DataError(f"nbgrader refuses {master.relative_to(root)}: {words}.") from error
     text = (course / "exercises" / master.parent.name / master.name).read_text("utf-8")
     for secret in SECRETS:
         if secret in text:
@@ -81,7 +99,7 @@ def _release(root: Path, course: Path, master: Path) -> str:
     return text
 
 
-def _settings(root: Path):
+def settings(root: Path):
     """nbgrader_config.py as a traitlets Config."""
     from traitlets.config import PyFileConfigLoader
 

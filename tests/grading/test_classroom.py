@@ -1,0 +1,368 @@
+"""A class on its way into nbgrader's gradebook: nothing lost, nothing invented, nothing run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sft_teach import cli
+from sft_teach.errors import SFTTeachError
+from sft_teach.grading import classroom, engine, sandbox
+from sft_teach.grading.engine import Result, TaskResult
+from tests.exercises.harness import ROOT
+
+NAME = "ex03_cross_entropy"
+POINTS = {"log_softmax": 3, "cross_entropy": 3, "soft_cross_entropy": 4, "cross_entropy_grad": 4,
+          "smoothed_cross_entropy": 3, "masked_cross_entropy": 3}  # fmt: skip
+SCRIPT = "<script>document.title = 'taken over'</script>"
+ESSAY = f"""The single mean. {SCRIPT}
+
+[click me](javascript:document.title='taken') <img src=x onerror="document.title='taken'">
+
+~~~~
+</pre>{SCRIPT}
+"""
+
+
+@pytest.fixture
+def course(tmp_path) -> Path:
+    shutil.copyfile(ROOT / "nbgrader_config.py", tmp_path / "nbgrader_config.py")
+    shutil.copytree(ROOT / "solutions" / NAME, tmp_path / "solutions" / NAME)
+    return tmp_path
+
+
+def answers(*wrong: str, essay: str = "The single mean.", extra: str = "") -> bytes:
+    """A submission with the master's answers; the named tasks are left as they were released."""
+    master = nbformat.read(ROOT / "solutions" / NAME / f"{NAME}.ipynb", 4)
+    solved = {c.id: c.source for c in master.cells}
+    notebook = nbformat.read(ROOT / "exercises" / NAME / f"{NAME}.ipynb", 4)
+    for cell in notebook.cells:
+        grader = cell.metadata.get("nbgrader", {})
+        if grader.get("solution") and cell.cell_type == "code":
+            if grader["grade_id"] not in wrong:
+                cell.source = solved[cell.id]
+        elif grader.get("solution"):
+            cell.source = essay or cell.source
+    if extra:
+        notebook.cells.insert(3, nbformat.v4.new_markdown_cell(extra))
+    return nbformat.writes(notebook).encode()
+
+
+def hand_in(course: Path, student: str, content: bytes, when: str = "") -> None:
+    folder = course / "submitted" / student / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{NAME}.ipynb").write_bytes(content)
+    (folder / "timestamp.txt").write_text(when or "2026-03-01 12:00:00")
+
+
+class Stand_in:
+    """Grades without a sandbox, for what comes after grading: an untouched stub is wrong."""
+
+    asked: list[str] = []
+
+    def __init__(self, assignment, limits=None):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def grade(self, submission, student=None, secret=None) -> Result:
+        Stand_in.asked.append(student)
+        cells = nbformat.reads(submission.decode(), 4).cells
+        source = {c.metadata.get("nbgrader", {}).get("grade_id"): c.source for c in cells}
+        tasks = []
+        for name, points in POINTS.items():
+            right = "NotImplementedError" not in source[name]
+            hint = "" if right else f"{name}: not written yet."
+            tasks.append(TaskResult(name, points * right, points, hint, "secret inputs 3.14159"))
+        return Result(NAME, tasks)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    Stand_in.asked = []
+    monkeypatch.setattr(engine, "Grader", Stand_in)
+    return Stand_in
+
+
+def grades(course: Path) -> dict[str, dict[str, str]]:
+    with (course / "grades.csv").open(newline="", encoding="utf-8") as file:
+        return {row["student"]: row for row in csv.DictReader(file)}
+
+
+def feedback(course: Path, student: str) -> str:
+    return (course / "feedback" / student / NAME / f"{NAME}.html").read_text("utf-8")
+
+
+def test_a_class_is_graded_and_the_unreadable_is_no_zero(course, fast):
+    hand_in(course, "ada", answers())
+    hand_in(course, "bob", answers("cross_entropy", "log_softmax"))
+    hand_in(course, "cyd", answers(*POINTS, essay=""))
+    hand_in(course, "dan", b"{not json")
+    report = classroom.grade_class(NAME, course)
+    assert set(report.graded) == {"ada", "bob", "cyd"} and set(report.failed) == {"dan"}
+    rows = grades(course)
+    assert (rows["ada"]["status"], rows["ada"]["score"], rows["ada"]["max_score"]) == (
+        "by hand", "20.0", "24.0",
+    )  # fmt: skip
+    assert rows["bob"]["score"] == "14.0"
+    assert (rows["cyd"]["status"], rows["cyd"]["score"]) == ("graded", "0.0")
+    assert rows["dan"]["status"] == "failed" and rows["dan"]["score"] == ""
+    assert "not JSON" in rows["dan"]["note"] and "dan" in str(report)
+
+
+def test_what_is_done_is_skipped_and_what_changed_is_graded_again(course, fast):
+    for student in ("ada", "bob"):
+        hand_in(course, student, answers("cross_entropy"))
+    classroom.grade_class(NAME, course)
+    secret = (course / "grading" / "secret").read_text()
+    report = classroom.grade_class(NAME, course)
+    assert report.unchanged == ["ada", "bob"] and not report.graded
+    hand_in(course, "bob", answers())
+    report = classroom.grade_class(NAME, course)
+    assert report.unchanged == ["ada"] and set(report.graded) == {"bob"}
+    assert grades(course)["bob"]["score"] == "20.0"
+    assert fast.asked == ["ada", "bob", "bob"]
+    assert set(classroom.grade_class(NAME, course, again=True).graded) == {"ada", "bob"}
+    master = course / "solutions" / NAME / f"{NAME}.ipynb"
+    master.write_text(master.read_text("utf-8").replace("90 minutes", "80 minutes"), "utf-8")
+    assert set(classroom.grade_class(NAME, course).graded) == {"ada", "bob"}
+    assert (course / "grading" / "secret").read_text() == secret
+    assert (course / "grading" / "secret").stat().st_mode & 0o077 == 0
+
+
+def test_points_given_by_hand_survive_grading_again(course, fast):
+    from nbgrader.api import Gradebook
+
+    hand_in(course, "ada", answers("cross_entropy"))
+    classroom.grade_class(NAME, course)
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "sft") as gradebook:
+        grade = gradebook.find_grade(f"{NAME}_essay", NAME, NAME, "ada")
+        grade.manual_score, grade.needs_manual_grade = 3.5, False
+        gradebook.db.commit()
+    hand_in(course, "ada", answers())
+    classroom.grade_class(NAME, course)
+    assert grades(course)["ada"]["score"] == "23.5"
+
+
+def test_late_penalties_are_nbgraders(course, fast):
+    from nbgrader.api import Gradebook
+
+    with (course / "nbgrader_config.py").open("a") as file:
+        file.write("\nc.LateSubmissionPlugin.penalty_method = 'zero'\n")
+    hand_in(course, "ada", answers(), "2026-03-01 11:00:00")
+    classroom.grade_class(NAME, course)
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "sft") as gradebook:
+        gradebook.find_assignment(NAME).duedate = datetime(2026, 3, 1, 12)
+        gradebook.db.commit()
+    hand_in(course, "bob", answers(), "2026-03-01 13:00:00")
+    classroom.grade_class(NAME, course, again=True)
+    rows = grades(course)
+    assert float(rows["ada"]["late_penalty"]) == 0 and float(rows["bob"]["late_penalty"]) == 20
+
+
+def test_the_roster_names_who_is_missing_and_admits_nobody_else(course, fast, tmp_path):
+    roster = tmp_path / "roster.csv"
+    roster.write_text("student,name,lms_id\nada,=1+1,\nzoe,Zoe,\n", encoding="utf-8")
+    hand_in(course, "ada", answers())
+    hand_in(course, "eve", answers())
+    report = classroom.grade_class(NAME, course, roster=roster)
+    assert report.missing == ["zoe"] and report.failed == {"eve": "not in the roster"}
+    rows = grades(course)
+    assert rows["zoe"]["status"] == "missing" and rows["zoe"]["score"] == ""
+    assert rows["ada"]["name"] == "'=1+1"  # text, not a formula
+    classroom.grade_class(NAME, course, roster=roster)
+    assert grades(course)["ada"]["name"] == "'=1+1"
+
+
+def test_feedback_has_the_hint_and_neither_tests_nor_scripts(course, fast):
+    handed_in = answers("cross_entropy", essay=ESSAY, extra=ESSAY)
+    hand_in(course, "ada", handed_in)
+    classroom.grade_class(NAME, course)
+    page = feedback(course, "ada")
+    assert "cross_entropy: not written yet." in page and "0 of 3 points" in page
+    for secret in ("hidden.draw", "BEGIN HIDDEN", "Rubric", "3.14159"):
+        assert secret not in page, secret
+    for alive in (SCRIPT, "javascript:document.title='taken')\"", "<img src=x"):
+        assert alive not in page, alive
+    assert page.count("The single mean.") == 2
+    # What was handed in is kept as it came.
+    kept = course / "submitted" / "ada" / NAME / f"{NAME}.ipynb"
+    assert kept.read_bytes() == handed_in
+
+
+def test_one_that_nbgrader_refuses_does_not_stop_the_others(course, fast, monkeypatch):
+    for student in ("ada", "bob", "cyd"):
+        hand_in(course, student, answers())
+    assemble = classroom.assemble
+
+    def refuse(release, submitted, master, result):
+        if len(list((course / "autograded").glob("*"))) == 1:
+            raise RuntimeError("disk quota exceeded")
+        return assemble(release, submitted, master, result)
+
+    monkeypatch.setattr(classroom, "assemble", refuse)
+    report = classroom.grade_class(NAME, course)
+    assert set(report.graded) == {"ada"} and set(report.failed) == {"bob", "cyd"}
+    monkeypatch.setattr(classroom, "assemble", assemble)
+    report = classroom.grade_class(NAME, course)
+    assert set(report.graded) == {"bob", "cyd"} and report.unchanged == ["ada"]
+    assert {row["status"] for row in grades(course).values()} == {"by hand"}
+
+
+def test_an_interrupted_run_says_so_and_goes_on(course, fast, monkeypatch):
+    for student in ("ada", "bob", "cyd"):
+        hand_in(course, student, answers())
+    record = classroom.Course.record
+
+    def interrupted(self, submission, result):
+        if submission.student == "bob":
+            raise KeyboardInterrupt
+        record(self, submission, result)
+
+    monkeypatch.setattr(classroom.Course, "record", interrupted)
+    report = classroom.grade_class(NAME, course)
+    assert report.interrupted and set(report.graded) == {"ada"}
+    monkeypatch.setattr(classroom.Course, "record", record)
+    report = classroom.grade_class(NAME, course)
+    assert set(report.graded) == {"bob", "cyd"} and report.unchanged == ["ada"]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from sft_teach.grading import classroom, engine
+from tests.grading.test_classroom import NAME, Stand_in
+engine.Grader = Stand_in
+print("start", flush=True)
+print(classroom.grade_class(NAME, Path(sys.argv[1])))
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_gradebook_that_works(course):
+    students = [f"student{i}" for i in range(3)]
+    for student in students:
+        hand_in(course, student, answers("cross_entropy"))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for delay in (0.5, 1.5, 3.0, None):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(course)], cwd=ROOT, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert child.stdout.readline() == "start\n"
+        if delay is not None:
+            time.sleep(delay)
+            child.send_signal(signal.SIGKILL)
+        out, err = child.communicate()
+        assert delay is not None or child.returncode == 0, err
+        if (course / "gradebook.db").is_file():
+            with sqlite3.connect(course / "gradebook.db") as database:
+                assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    rows = grades(course)
+    assert {student: rows[student]["score"] for student in students} == dict.fromkeys(
+        students, "17.0"
+    )
+    assert not list((course / "grading").glob("staged/*/*/*"))
+
+
+def test_nbgraders_own_autograder_is_refused(course):
+    """Also where it would be forced to: formgrader has a button for that."""
+    hand_in(course, "ada", answers(extra="x"))
+    ran = course / "it ran"
+    path = course / "submitted" / "ada" / NAME / f"{NAME}.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell(f"open({str(ran)!r}, 'w').close()"))
+    nbformat.write(notebook, path)
+    command = [sys.executable, "-m", "nbgrader", "autograde", NAME, "--force", "--create"]
+    done = subprocess.run(command, cwd=course, capture_output=True, text=True)
+    assert done.returncode != 0 and not ran.exists()
+    assert "sft-teach grade ex03_cross_entropy" in done.stderr + done.stdout
+
+
+def test_a_damaged_secret_is_not_replaced_silently(course, fast):
+    hand_in(course, "ada", answers())
+    (course / "grading").mkdir()
+    (course / "grading" / "secret").write_text("oops")
+    with pytest.raises(SFTTeachError, match="Restore it from a backup"):
+        classroom.grade_class(NAME, course)
+    assert (course / "grading" / "secret").read_text() == "oops"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("=1+1", "'=1+1"),
+        ("@x", "'@x"),
+        ("-2", "'-2"),
+        ("+4", "'+4"),
+        ("\tx", "'\tx"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_no_field_is_a_formula(text, kept):
+    assert classroom.harmless(text) == kept
+
+
+def test_quoted_text_cannot_leave_its_fence():
+    text = "a\n~~~~\nb\n~~~~~~~~\nc" + "x" * 300
+    lines = classroom.quoted(text).splitlines()
+    assert lines[0] == "~~~~~~~~~text" and lines[-1] == "~~~~~~~~~"
+    assert all(len(line) <= 96 and line != "~~~~~~~~~" for line in lines[1:-1])
+    assert "".join(lines[1:-1]) == text.replace("\n", "")
+
+
+needs_sandbox = pytest.mark.skipif(bool(sandbox.available()), reason=str(sandbox.available()))
+
+
+@needs_sandbox
+def test_from_a_folder_of_files_to_grades_by_the_command(course, monkeypatch, capsys):
+    """The whole way once, two at a time, sandbox included."""
+    folder = course / "inbox"
+    folder.mkdir()
+    (folder / "ada.ipynb").write_bytes(answers())
+    (folder / "bob.ipynb").write_bytes(answers("cross_entropy"))
+    (folder / "dan.ipynb").write_bytes(b"\xff\xfe garbage")
+    monkeypatch.setattr(cli, "repository", lambda: course)
+    monkeypatch.setattr(sys, "argv", ["sft-teach", "grade", NAME, "--jobs", "2", "--submissions",
+                                      str(folder)])  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1  # one could not be graded
+    out = capsys.readouterr().out
+    assert "2 graded, 0 unchanged, 1 failed" in out and "dan" in out
+    rows = grades(course)
+    assert rows["ada"]["score"] == "20.0" and rows["bob"]["score"] == "17.0"
+    assert "not written yet" in feedback(course, "bob")
+    noted = json.loads((course / "grading" / f"{NAME}.json").read_text())
+    assert noted["ada"]["result"]["failed"] is None and "failed" in noted["dan"]
+
+
+@needs_sandbox
+def test_grade_one_prints_what_a_script_can_read(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine.ipynb"
+    path.write_bytes(answers("log_softmax"))
+    monkeypatch.setattr(sys, "argv", ["sft-teach", "grade-one", str(path), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["assignment"] == NAME and result["failed"] is None
+    points = {task["name"]: (task["points"], task["max_points"]) for task in result["tasks"]}
+    assert points == {n: (0 if n == "log_softmax" else p, p) for n, p in POINTS.items()}
+    hints = {task["name"]: task["hint"] for task in result["tasks"]}
+    assert "not written yet" in hints["log_softmax"]
