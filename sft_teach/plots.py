@@ -494,7 +494,7 @@ def make_history(history) -> Figure:
     """The curves of a `training.History` (or anything with `.steps` and `.evaluations`)."""
     steps, evaluations = list(history.steps), list(history.evaluations)
     scored = any("accuracy" in e for e in evaluations)
-    edges = {"left": 0.075, "right": 0.985, "bottom": 0.18, "top": 0.9, "wspace": 0.36}
+    edges = {"left": 0.075, "right": 0.985, "bottom": 0.18, "top": 0.8, "wspace": 0.36}
     fig, axes = figure(8.8, 2.9, columns=3 if scored else 2, edges=edges)
     _draw_loss(axes[0], steps, evaluations)
     if scored:
@@ -513,7 +513,7 @@ def _draw_loss(ax: Axes, steps: list[dict], evaluations: list[dict]) -> None:
     x, loss = [s["step"] for s in steps], np.array([s["loss"] for s in steps], dtype=float)
     if len(loss) >= 20:  # the single batch is noisy: its curve pale, its running mean on top
         ax.plot(x, loss, color=BLUE, alpha=0.25, linestyle="-", linewidth=1)
-        window = max(5, len(loss) // 15)
+        window = _window(len(loss))
         total = np.cumsum(np.insert(loss, 0, 0.0))
         first = np.maximum(np.arange(1, len(loss) + 1) - window, 0)
         mean = (total[1:] - total[first]) / (np.arange(1, len(loss) + 1) - first)
@@ -526,7 +526,14 @@ def _draw_loss(ax: Axes, steps: list[dict], evaluations: list[dict]) -> None:
                 linestyle="--", label="validation")  # fmt: skip
     ax.set(xlabel="update", ylabel="loss (nats per label)")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=8.5)
+        # Above the axes: inside, its markers would be taken for data.
+        ax.legend(frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0, 1),
+                  borderaxespad=0)  # fmt: skip
+
+
+def _window(updates: int) -> int:
+    """How many single batches' losses, each one noisy, are averaged."""
+    return max(5, updates // 15)
 
 
 def describe_history(history) -> str:
@@ -534,10 +541,14 @@ def describe_history(history) -> str:
     steps, evaluations = list(history.steps), list(history.evaluations)
     if not steps:
         return "Training curves: no update yet."
+    window = _window(len(steps)) if len(steps) >= 20 else 1  # as the curve is drawn
+    last = sum(step["loss"] for step in steps[-window:]) / window
     text = (
         f"Training curves over {steps[-1]['step']} updates: training loss from "
-        f"{steps[0]['loss']:.2f} to {steps[-1]['loss']:.2f}"
+        f"{steps[0]['loss']:.2f} to {last:.2f}"
     )
+    if window > 1:
+        text += f" (mean of the last {window})"
     if evaluations and "loss" in evaluations[-1]:
         text += f", validation loss at the end {evaluations[-1]['loss']:.2f}"
     if evaluations and "accuracy" in evaluations[-1]:

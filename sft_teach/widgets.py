@@ -607,7 +607,7 @@ def make_calibration(logits, labels, temperature: float = 1.0, curve: dict | Non
     left.plot(x, y, color=BLUE, linestyle="-", label="this T (larger dot: more predictions)")
     left.set(xlabel="confidence (probability of the predicted class)",
              ylabel="accuracy (share right)", xlim=(0, 1.03), ylim=(0, 1.03))  # fmt: skip
-    left.legend(frameon=False, fontsize=8.5, loc="upper left")
+    left.legend(frameon=False, fontsize=8.5, loc="lower right")
     for name, now, marker, colour, line in (
         ("nll", nll, "o", BLUE, "-"),
         ("ece", ece, "s", VERMILLION, "--"),
@@ -615,8 +615,8 @@ def make_calibration(logits, labels, temperature: float = 1.0, curve: dict | Non
         label = {"nll": "NLL (nats per example)", "ece": "ECE (0 to 1)"}[name]
         right.plot(curve["temperature"], curve[name], color=colour, linestyle=line, label=label)
         right.plot(temperature, now, marker, color=colour, markersize=8)
-    right.axvline(curve["best"], color=GREEN, linestyle=":", linewidth=2,
-                  label=f"lowest NLL: T = {curve['best']:.2f}")  # fmt: skip
+    right.axvline(curve["best"], ymax=0.78, color=GREEN, linestyle=":", linewidth=2,
+                  label=f"lowest NLL: T = {curve['best']:.2f}")  # below the legend  # fmt: skip
     right.set_xscale("log", base=2)
     right.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["¼", "½", "1", "2", "4", "8"])
     right.set(xlabel="temperature T (log scale)", ylabel="NLL and ECE")
@@ -644,8 +644,8 @@ def calibration_html(logits, labels, temperature: float = 1.0, curve: dict | Non
         make_calibration(logits, labels, temperature, curve),
         "Left, a reliability diagram: accuracy against confidence. Right, negative log-likelihood "
         f"and calibration error against temperature. {numbers}",
-        "Dots below the dashed line are overconfident; a temperature above 1 moves them left, and "
-        "changes no answer.",
+        "Dots below the dashed line: too sure; above it: too timid. A higher temperature moves the "
+        "dots to the left and changes no answer.",
     )
     return figure + _status(numbers)
 

@@ -5,6 +5,7 @@ Set SFT_TEACH_MIRROR to a directory laid out by hub id to test the official spli
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -12,10 +13,12 @@ import importlib.util
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
 import time
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -127,7 +130,46 @@ def test_rt5_has_the_grades_its_readme_counts(carried):
     binary = dict(carried["rotten_tomatoes"])
     graded = [(binary[text], label) for text, label in rows if label != 2]
     agree = [(label > 2) == positive for positive, label in graded]
-    assert len(graded) == 7_370 and round(np.mean(agree), 2) == 0.98
+    assert len(graded) == 7_370
+    assert f"| 7,370 | {np.mean(agree):.1%} |".replace("%", " %") in rt5_readme()
+
+
+def rt5_readme() -> str:
+    return (Path(data.__file__).parent / "rt5" / "README.md").read_text(encoding="utf-8")
+
+
+def agreement(a, b) -> str:
+    """Sentences, exact, within one grade, kappa and macro F1, as RT-5's README writes them."""
+    from sklearn.metrics import cohen_kappa_score, f1_score
+
+    distance = np.abs(np.subtract(a, b))
+    kappa, f1 = cohen_kappa_score(a, b, weights="quadratic"), f1_score(a, b, average="macro")
+    shares = f"{np.mean(distance == 0):.1%} | {np.mean(distance <= 1):.2%}".replace("%", " %")
+    return f"| {len(a):,} | {shares} | {kappa:.3f} | {f1:.3f} |"
+
+
+@needs_carrier
+def test_rt5s_readme_tells_how_far_its_passes_agree(carried):
+    passes = data.annotation_passes(text for text, _ in carried["rotten_tomatoes"])
+    assert "passes against each other " + agreement(*passes) in rt5_readme()
+
+
+@needs_mirror
+@needs_carrier
+def test_rt5s_readme_tells_how_far_it_agrees_with_sst5(carried):
+    def letters(text: str) -> str:
+        text = re.sub(r"-[lr]rb-", "", text.lower())
+        with contextlib.suppress(UnicodeError):
+            text = text.encode("latin-1").decode("utf-8")
+        return re.sub(r"[^a-z0-9]", "", unicodedata.normalize("NFKD", text))
+
+    sst5 = rows_of(data.load("sst5", MIRROR, show=False))
+    crowd = {letters(text): label for text, label in sst5}
+    texts = [text for text, _ in carried["rotten_tomatoes"] if letters(text) in crowd]
+    labels = [crowd[letters(text)] for text in texts]
+    grades, first = data.annotation_passes(texts)
+    assert f"in SST-5 too {agreement(labels, grades)}" in rt5_readme()
+    assert f"`grade_first_pass` against SST-5 {agreement(labels, first)}" in rt5_readme()
 
 
 @needs_carrier

@@ -150,6 +150,23 @@ def test_tables_refuse_rows_of_the_wrong_width():
         plots.make_table([(1, 2)])
 
 
+def test_the_legend_of_the_history_covers_no_data():
+    figure = plots.make_history(HISTORY)
+    plots.png(figure)  # lays it out
+    ax = figure.axes[0]
+    legend = ax.get_legend().get_window_extent()
+    assert ax.get_window_extent().y1 <= legend.y0 and legend.y1 <= figure.bbox.y1
+
+
+def test_the_history_in_words_ends_where_its_curve_does_not_at_one_noisy_batch():
+    steps = [{"step": i + 1, "loss": 1.0 if i < 39 else 6.0} for i in range(40)]
+    assert "loss from 1.00 to 2.00 (mean of the last 5)" in plots.describe_history(
+        SimpleNamespace(steps=steps, evaluations=[])
+    )
+    few = SimpleNamespace(steps=steps[-3:], evaluations=[])
+    assert "loss from 1.00 to 6.00." in plots.describe_history(few)
+
+
 def test_written_alternatives_hold_the_numbers(displayed):
     plots.intervals([("TF-IDF", 0.734, 0.71, 0.76)])
     plots.confusion([[8, 2], [3, 7]], ["negative", "positive"])
@@ -164,7 +181,7 @@ def test_written_alternatives_hold_the_numbers(displayed):
             "TF-IDF 0.734 (0.710 to 0.760)",
             "true negative: 8 called negative, 2 called positive",
             "calibration error 0.100",
-            "training loss from 2.00 to 0.05",
+            "training loss from 2.00 to 0.05 (mean of the last 5)",
             "median 5",
             "good most at good (0.90); film most at film (0.80)",
         ],

@@ -146,9 +146,11 @@ def look(function: Callable, task: Task, case: Case, seconds: float = SECONDS) -
         # The same global random numbers each time: an answer that draws from them repeats itself.
         torch.manual_seed(0)
         random.seed(0)
+        # Outside the time limit: the first optimizer of a process takes seconds to import.
+        arguments = case.make()
         try:
             with _time_limit(seconds):
-                seen.value = case.probe(observed, case.make())
+                seen.value = case.probe(observed, arguments)
         except TimeoutError:
             seen.timed_out = True
         except KeyboardInterrupt:
@@ -164,9 +166,10 @@ def watched(function: Callable, task: Task, seen: Seen) -> Callable:
 
     def call(*arguments):
         before = [snapshot(argument) for argument in arguments]
-        state = _random_state()
+        state, modules = _random_state(), len(sys.modules)
         result = function(*arguments)
-        seen.moved_random |= not same(_random_state(), state)
+        if len(sys.modules) == modules:  # a first `import sklearn` draws random numbers of its own
+            seen.moved_random |= not same(_random_state(), state)
         for name, argument, old in zip(names, arguments, before, strict=False):
             if name not in task.changes and not same(snapshot(argument), old, nan=True):
                 seen.changed = seen.changed or name
@@ -176,7 +179,7 @@ def watched(function: Callable, task: Task, seen: Seen) -> Callable:
 
 
 def _random_state() -> list:
-    states = [torch.get_rng_state(), random.getstate()]
+    states = [torch.get_rng_state(), hash(random.getstate())]
     if (numpy := sys.modules.get("numpy")) is not None:
         kind, keys, *rest = numpy.random.get_state()
         states.append([kind, keys.tobytes(), *rest])
@@ -292,7 +295,7 @@ def same(
 
 def _loose(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().double() if value.ndim else float(value)
+        return value.detach().double() if value.ndim else float(value.detach())
     if isinstance(value, (bool, str)):
         return value
     return float(value) if isinstance(value, int) else value
@@ -368,11 +371,19 @@ def _plain_hint(name: str, task: Task, seen: Seen, case: Case) -> str:
     if isinstance(seen.error, SystemExit):
         return "it ends the program (exit). Return the result instead."
     parameters = len(inspect.signature(task.reference).parameters)
-    if isinstance(seen.error, TypeError) and "positional argument" in str(seen.error):
+    if isinstance(seen.error, TypeError) and _was_called_wrongly(seen.error):
         return f"it must take {parameters} argument(s), as its first line had it: {seen.error}."
     if seen.error is None and case.raises is None and seen.value is None:
         return "it returns nothing. Is there a `return` on every way through it?"
     return ""
+
+
+def _was_called_wrongly(error: TypeError) -> bool:
+    """Whether the answer could not even be called: the error comes from the line that calls it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename == __file__
 
 
 def _container_hint(seen: Seen, right: Seen, case: Case) -> str:
@@ -381,8 +392,8 @@ def _container_hint(seen: Seen, right: Seen, case: Case) -> str:
         return ""
     if same(seen.value, right.value, case.atol, case.rtol):
         return (
-            "the result is right, but the global random state was moved. Draw from a generator of "
-            "your own, made from the seed."
+            "the result is right, but the global random state was moved. Draw from the generator "
+            "that is passed, or from one of your own, made from the seed."
         )
     if same(seen.value, right.value, case.atol, case.rtol, strict=False):
         what, got, wanted = _difference(seen.value, right.value)
@@ -437,9 +448,12 @@ def _difference(value: Any, right: Any, what: str = "the result") -> tuple[str, 
 
 
 def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
     if isinstance(value, Tensor):
         kind = str(value.dtype).removeprefix("torch.")
-        return f"a {value.ndim}-d {kind} tensor" if value.ndim == 0 else f"a {kind} tensor"
+        article = "an" if kind[0] == "i" else "a"
+        return f"a {value.ndim}-d {kind} tensor" if value.ndim == 0 else f"{article} {kind} tensor"
     if isinstance(value, tuple):
         return f"a tuple of ({', '.join(map(_kind, value))})"
     return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"

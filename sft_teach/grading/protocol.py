@@ -260,7 +260,12 @@ def optimized(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 # --- S to T: values -----------------------------------------------------------------------------
-MAPPINGS = {"dict": dict, "Counter": collections.Counter, "OrderedDict": collections.OrderedDict}
+MAPPINGS = {
+    "dict": dict,
+    "Counter": collections.Counter,
+    "OrderedDict": collections.OrderedDict,
+    "defaultdict": collections.defaultdict,  # arrives without its factory
+}
 
 
 class Encoder:

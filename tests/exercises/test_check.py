@@ -145,6 +145,13 @@ def test_too_few_parameters_are_named():
     assert "must take 2 argument(s)" in message(lambda values: values).message
 
 
+def test_a_wrong_call_inside_the_answer_is_not_its_own_signature():
+    def inner(x):
+        return x
+
+    assert "must take" not in message(lambda values, factor: inner(values, factor)).message
+
+
 def test_right_numbers_in_the_wrong_kind():
     failed = message(lambda values, factor: tuple(right(values, factor)))
     assert "must be a list" in failed.message
