@@ -198,3 +198,13 @@ def test_quiet_puts_bars_and_log_levels_back(library):
         assert hub.are_progress_bars_disabled()
         raise KeyError
     assert (logging.getLogger(library).level, hub.are_progress_bars_disabled()) == before
+
+
+def test_waiting_threads_give_way_unless_told_otherwise():
+    code = "import sft_teach, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    for given, expected in (({}, "PASSIVE False"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False")):
+        rest = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=rest | given, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == expected, done.stderr

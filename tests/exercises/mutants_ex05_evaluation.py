@@ -124,9 +124,15 @@ def confusion_off_by_one(labels, predictions, num_classes):
     return confusion_unchecked(labels, predictions, num_classes)
 
 
+def confusion_sklearn(labels, predictions, num_classes):
+    from sklearn.metrics import confusion_matrix
+
+    return torch.tensor(confusion_matrix(labels, predictions))
+
+
 def confusion_as_seen(labels, predictions, num_classes):
     check_classes(labels, predictions, num_classes)
-    return confusion_loop(labels, predictions, max([*labels, *predictions], default=-1) + 1)
+    return confusion_unchecked(labels, predictions, max([*labels, *predictions], default=-1) + 1)
 
 
 RIGHT = {
@@ -143,12 +149,13 @@ WRONG = {
         (confusion_index_put, "counted once"),
         (confusion_unchecked, "-1 is counted as the last one"),
         (confusion_upper_only, "one from the end"),
-        (confusion_labels_only, "Look at the classes"),
+        (confusion_labels_only, "only the labels are looked at"),
         (confusion_zip, "unequal lengths are taken"),
         (confusion_skips, "passed over"),
         (confusion_not_empty, "two empty lists are refused"),
-        (confusion_off_by_one, "expected"),
+        (confusion_off_by_one, "num_classes itself is let through"),
         (confusion_as_seen, "Its size is num_classes"),
+        (confusion_sklearn, "has no row"),
         (lambda y, p, n: confusion_loop(y, p, n).diag().diag(), "only right answers"),
         (
             lambda y, p, n: confusion_loop(y, p, n) / confusion_loop(y, p, n).sum(1, True).clamp(1),
@@ -371,6 +378,7 @@ WRONG["bootstrap_interval"] = [
     (bootstrap_like(ends=lambda level: [1 - level, level]), "Both ends together"),
     (bootstrap_like(ends=lambda level: [0.025, 0.975]), "Use the argument level"),
     (bootstrap_like(ends=lambda v: [(1 - v) / 4, 1 - (1 - v) / 4]), "too wide, too narrow"),
+    (bootstrap_like(ends=lambda v: [(1 - v) / 200, (1 + v) / 200]), "counts in percent"),
     (bootstrap_like(result=lambda low, high, n: (high, low)), "low and high are swapped"),
     (bootstrap_like(result=lambda low, high, n: (low * n, high * n)), "counts of right answers"),
     (bootstrap_like(result=lambda low, high, n: (100 * low, 100 * high)), "percentages"),
@@ -702,6 +710,14 @@ def kappa_compressed(labels, predictions, num_classes):
     return kappa_pairs([place[c] for c in labels], [place[c] for c in predictions], len(place))
 
 
+def kappa_sklearn_alone(labels, predictions, num_classes):
+    from sklearn.metrics import cohen_kappa_score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(cohen_kappa_score(labels, predictions, weights="quadratic"))
+
+
 def kappa_correlation(labels, predictions, num_classes):
     if len(set(labels)) == 1 or len(set(predictions)) == 1:
         return 1.0 if labels == predictions else 0.0
@@ -739,6 +755,7 @@ WRONG["quadratic_kappa"] = [
     (kappa_like(empty=0.0), "0 where the expected disagreement is 0"),
     (guarded(kappa_divides), "nothing can be divided by it"),
     (guarded(kappa_compressed), "numbered anew"),
+    (kappa_sklearn_alone, "list all classes"),
     (guarded(kappa_correlation), "this is the correlation"),
     (guarded(kappa_uniform), "equally likely"),
     (kappa_zip, "unequal lengths are taken"),
