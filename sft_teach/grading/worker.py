@@ -194,7 +194,7 @@ class Server:
         tables = [self._tensor_state(thing) for thing in objects]
         machine_states = [fingerprint(machine) for machine in machines]
         self._set_random(request["random"])
-        moved = random_states()
+        moved, modules = random_states(), len(sys.modules)
         reply: dict[str, Any] = {}
         try:
             with torch.set_grad_enabled(request["gradients"]):
@@ -202,7 +202,9 @@ class Server:
         except BaseException as error:
             reply["error"] = describe(error)
         now = random_states()
-        reply["moved"] = [name for name in moved if moved[name] != now[name]]
+        # A first `import sklearn` inside an answer draws random numbers of its own.
+        same = moved if len(sys.modules) != modules else now
+        reply["moved"] = [name for name in moved if moved[name] != same[name]]
 
         inputs = [thing for thing in objects if isinstance(thing, Tensor) and thing.requires_grad]
         encoder = Encoder(objects, machines, lambda tensor: self._keep(tensor, inputs))
