@@ -6,5 +6,5 @@ __version__ = "0.1.0"
 
 # Threads of torch that wait for each other burn their core by default. Where another program wants
 # that core, all of them wait for the one that lost it: with one busy process beside it on two cores
-# the same fine-tuning took 46 s instead of 7 s. Read when torch is imported; a value of yours stays.
+# the same fine-tuning took 46 s, not 7 s. torch reads this when imported; a value of yours stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
