@@ -93,6 +93,7 @@ def test_a_feedback_page_is_safe_to_open(course, page):
     page.goto((course / "feedback" / "ada" / NAME / f"{NAME}.html").as_uri())
     assert_harmless(page)
     assert page.get_by_text("log_softmax: not written yet.").count() >= 1
+    picture(page, "feedback")
 
 
 @pytest.fixture(scope="module")
