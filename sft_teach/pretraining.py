@@ -306,17 +306,18 @@ def sample(
     """
     generator = torch.Generator().manual_seed(seed)
     start = tokenizer(plain(prompt), add_special_tokens=False)["input_ids"] if prompt else []
-    ids = torch.tensor([[tokenizer.cls_token_id, *start]])
+    device = next((p.device for p in model.parameters()), None)  # where training left it
+    ids = torch.tensor([[tokenizer.cls_token_id, *start]], device=device)
     window = getattr(model.config, "max_position_embeddings", None) or ids.shape[1] + length
     was_training = model.training
     model.eval()
     for _ in range(length):
-        logits = model(input_ids=ids[:, -window:]).logits[0, -1]
+        logits = model(input_ids=ids[:, -window:]).logits[0, -1].cpu()
         probabilities = next_token_probabilities(logits, temperature, top_k)
         new = torch.multinomial(probabilities, 1, generator=generator)
         if new.item() == tokenizer.sep_token_id:
             break
-        ids = torch.cat([ids, new[None]], dim=1)
+        ids = torch.cat([ids, new[None].to(ids.device)], dim=1)
     model.train(was_training)
     return tokenizer.decode(ids[0], skip_special_tokens=True)
 
