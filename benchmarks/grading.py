@@ -3,7 +3,7 @@
     python benchmarks/grading.py            # 50 submissions of ex03, about 10 minutes on two cores
 
 Both sides are whole commands, start-up included, on folders of their own, one after the other. Ours
-also writes the feedback pages, which stock autograding does not, and both must give the same points.
+also writes the feedback pages, which stock autograding does not; both must give the same points.
 The submissions are the master's answers, each with another one of its six tasks left undone.
 """
 
