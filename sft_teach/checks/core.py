@@ -17,6 +17,7 @@ import io
 import math
 import random
 import reprlib
+import signal
 import sys
 import threading
 import time
@@ -228,6 +229,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
         yield
         return
     over, late, lock = threading.Event(), threading.Event(), threading.Lock()
+    # A process started in the background ignores Ctrl-C, and every child of it does.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         if over.wait(seconds):
@@ -255,6 +258,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
         over.set()
         if not late.is_set():
             raise  # the learner's own Ctrl-C
+    finally:
+        signal.signal(signal.SIGINT, handler)
     if late.is_set():
         raise TimeoutError(f"no result after {seconds:g} seconds")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import warnings
@@ -92,6 +93,16 @@ def test_an_endless_loop_is_stopped(function):
     failed = message(function, seconds=0.3)
     assert failed.recognised and "no result after" in failed.message
     core.examine("scaled", SCALED, right)  # no interrupt comes late
+
+
+def test_an_endless_loop_is_stopped_where_interrupts_are_ignored():
+    """As in a server that was started in the background, and its kernels."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert "no result after" in message(endless, seconds=0.3).message
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_by_the_learner_is_not_a_timeout():
