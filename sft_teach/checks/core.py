@@ -259,7 +259,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         if not late.is_set():
             raise  # the learner's own Ctrl-C
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
     if late.is_set():
         raise TimeoutError(f"no result after {seconds:g} seconds")
 
