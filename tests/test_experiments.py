@@ -64,8 +64,8 @@ def test_weights_take_the_rate_and_the_plain_rows_of_the_reference_run(
     monkeypatch.setattr(experiments, "finetune", fake_finetune(calls))
     monkeypatch.setattr(experiments.environment, "results_dir", lambda: tmp_path)
     choice = [
-        {"setting": "selection", "learning_rate": 2e-4, "validation": [0.1, 0.5]},
-        {"setting": "selection", "learning_rate": 5e-5, "validation": [0.6, 0.4]},
+        {"setting": "selection", "seed": 9, "learning_rate": 2e-4, "validation": [0.1, 0.5]},
+        {"setting": "selection", "seed": 9, "learning_rate": 5e-5, "validation": [0.6, 0.4]},
     ]
     done = {"setting": "MiniLM", "seed": 1, "learning_rate": 2e-4, "accuracy": 0.5}
     (tmp_path / "sst5.json").write_text(json.dumps({"rows": [*choice, done]}))
