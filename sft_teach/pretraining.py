@@ -85,6 +85,9 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     Lower case, cut at white space and punctuation as BERT does, then merges inside words. A piece
     that continues a word starts with "##". A text becomes [CLS] pieces [SEP].
 
+    The library breaks ties between equally frequent pairs by an order that is another one in each
+    process, so two runs can differ in a few of the rarer pieces.
+
     Args:
         texts: what to count pairs in.
         vocab_size: special tokens, characters and merges together.
