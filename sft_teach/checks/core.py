@@ -349,7 +349,7 @@ def examine(name: str, task: Task, function: Callable, seconds: float = SECONDS)
         return
     first = failing[0]
     hint = (
-        _plain_hint(name, task, seen[first], task.cases[first])
+        _plain_hint(task, seen[first], task.cases[first], seconds)
         or _container_hint(seen[first], right[first], task.cases[first])
         or _known_mistake(task, seen, failing)
         or _kind_hint(seen[first], right[first])
@@ -359,13 +359,13 @@ def examine(name: str, task: Task, function: Callable, seconds: float = SECONDS)
     raise CheckFailed(name, _report(name, task.cases[first], seen[first]), False)
 
 
-def _plain_hint(name: str, task: Task, seen: Seen, case: Case) -> str:
+def _plain_hint(task: Task, seen: Seen, case: Case, seconds: float) -> str:
     """Mistakes that any function can make, seen without comparing numbers."""
     if isinstance(seen.error, NotImplementedError):
         return "not written yet. Replace `raise NotImplementedError` with your answer."
     if seen.timed_out:
         return (
-            f"no result after {SECONDS:g} seconds, where milliseconds are enough. Look for a loop "
+            f"no result after {seconds:g} seconds, where milliseconds are enough. Look for a loop "
             "whose condition never becomes false."
         )
     if seen.changed:

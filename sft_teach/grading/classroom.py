@@ -463,8 +463,8 @@ def _added(release, tree: dict) -> dict[str | None, list]:
     for raw in tree["cells"]:
         if not isinstance(raw, dict) or raw.get("cell_type") not in ("code", "markdown"):
             continue
-        source = notebook._source(raw)
-        known = ids.get(notebook._grade_id(raw)) or sources.get(" ".join(source.split()))
+        source = notebook.source_of(raw)
+        known = ids.get(notebook.grade_id_of(raw)) or sources.get(" ".join(source.split()))
         if known:
             before = known
         elif source.strip():

@@ -106,7 +106,7 @@ def read(notebook: str | os.PathLike[str] | bytes) -> dict:
         raise UnreadableNotebook("the notebook is not in format 4: open it in JupyterLab, save it")
     if len(tree["cells"]) > CELLS:
         raise UnreadableNotebook(f"the notebook has more than {CELLS:,} cells")
-    if sum(len(_source(cell)) for cell in tree["cells"]) > CODE_BYTES:
+    if sum(len(source_of(cell)) for cell in tree["cells"]) > CODE_BYTES:
         raise UnreadableNotebook(f"the cells hold more than {CODE_BYTES:,} characters")
     return tree
 
@@ -137,7 +137,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _source(cell) -> str:
+def source_of(cell) -> str:
     source = cell.get("source", "") if isinstance(cell, dict) else ""
     if isinstance(source, list):
         source = "".join(part for part in source if isinstance(part, str))
@@ -152,7 +152,7 @@ def _metadata(cell) -> dict:
     return graded if isinstance(graded, dict) else {}
 
 
-def _grade_id(cell) -> str:
+def grade_id_of(cell) -> str:
     name = _metadata(cell).get("grade_id")
     return name if isinstance(name, str) else ""
 
@@ -171,7 +171,7 @@ def read_master(path: str | os.PathLike[str]) -> Master:
         raise DataError(f"The master {path} cannot be read: {error}.") from None
     master, seen = Master(path.stem), set()
     for cell in tree["cells"]:
-        graded, name, source = _metadata(cell), _grade_id(cell), _source(cell)
+        graded, name, source = _metadata(cell), grade_id_of(cell), source_of(cell)
         if name and name in seen:
             raise DataError(f"The master {path} has two cells with the grade_id {name}.")
         seen.add(name)
@@ -220,12 +220,12 @@ def normalise(tree: dict, master: Master) -> Submission:
     flags: list[str] = []
     cells = [cell for cell in tree["cells"] if isinstance(cell, dict)]
     code = [
-        (_grade_id(cell), _source(cell))
+        (grade_id_of(cell), source_of(cell))
         for cell in cells
-        if cell.get("cell_type") == "code" and _grade_id(cell) not in master.locked
+        if cell.get("cell_type") == "code" and grade_id_of(cell) not in master.locked
     ]
     for name, released in master.locked.items():
-        found = [_source(cell) for cell in cells if _grade_id(cell) == name]
+        found = [source_of(cell) for cell in cells if grade_id_of(cell) == name]
         how = {0: "deleted", 1: "" if found and _same(found[0], released) else "changed"}
         if how := how.get(len(found), "duplicated"):
             flags.append(f"cell {name} was {how}; the master's own is used")
@@ -233,7 +233,7 @@ def normalise(tree: dict, master: Master) -> Submission:
     owner = {number: name for name, number in chosen.items() if number is not None}
     answers = {name: code[number][1] for number, name in owner.items()}
     for name in master.written:
-        texts = [_source(cell) for cell in cells if _grade_id(cell) == name]
+        texts = [source_of(cell) for cell in cells if grade_id_of(cell) == name]
         answers[name] = texts[-1] if texts else ""
     runnable = [
         Cell(source, owner.get(number))

@@ -91,7 +91,7 @@ def deaf(values, factor):
 @pytest.mark.parametrize("function", [endless, deaf])
 def test_an_endless_loop_is_stopped(function):
     failed = message(function, seconds=0.3)
-    assert failed.recognised and "no result after" in failed.message
+    assert failed.recognised and "no result after 0.3 seconds" in failed.message
     core.examine("scaled", SCALED, right)  # no interrupt comes late
 
 
