@@ -266,3 +266,19 @@ def test_a_classifier_takes_over_the_body_it_was_pretrained_with():
         classifier.bert.embeddings.word_embeddings.weight.zero_()
     assert pretrained.bert.embeddings.word_embeddings.weight.abs().sum() > 0  # a copy
     assert not hasattr(pretrained.config, "id2label") or len(pretrained.config.id2label) == 2
+
+
+def test_a_causal_models_classifier_reads_the_last_token_that_is_not_padding():
+    pretrained = models.tiny_gpt(50, hidden_size=32, layers=2, pad_id=3, seed=4)
+    classifier = models.classifier_from(pretrained, 3, seed=1)
+    for name, tensor in pretrained.transformer.state_dict().items():
+        assert torch.equal(classifier.transformer.state_dict()[name], tensor)
+    ids = torch.tensor([[5, 9, 7, 3, 3], [8, 6, 4, 9, 2]])
+    mask = (ids != 3).long()
+    with torch.no_grad():
+        logits = classifier(input_ids=ids, attention_mask=mask).logits
+        for row, length in enumerate((3, 5)):
+            hidden = pretrained.transformer(input_ids=ids[row : row + 1, :length])[0]  # (1, L, 32)
+            expected = hidden[0, -1] @ classifier.score.weight.T
+            assert torch.allclose(logits[row], expected, atol=1e-6)
+    assert pretrained.config.num_labels == 2  # unchanged

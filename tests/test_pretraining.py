@@ -1,7 +1,6 @@
 """Byte pairs, packed blocks, masking, language-model losses, and the comparison of starting points.
 
-Oracles: the `tokenizers` library for merges, the full model for the masked head, binomial bounds
-for masking, and sums by hand.
+Oracles: the `tokenizers` library for merges, binomial bounds for masking, and sums by hand.
 """
 
 from __future__ import annotations
@@ -201,19 +200,6 @@ def test_an_unknown_objective_and_a_missing_tokenizer_are_errors(blocks):
         pretraining.PackedBatches(blocks, "masked")
 
 
-def test_logits_at_masked_positions_are_those_of_the_whole_model(tokenizer, blocks):
-    model = models.tiny_bert(len(tokenizer), hidden_size=32, layers=1)
-    full = pretraining.PackedBatches(blocks, "masked", tokenizer, 8)
-    few = pretraining.MaskedPositionBatches(blocks, "masked", tokenizer, 8)
-    for a, b in zip(full, few, strict=True):
-        asked = a["labels"] != -100
-        with torch.no_grad():
-            logits = model(input_ids=a["input_ids"]).logits[asked]
-            same = pretraining.MaskedPositions(model)(b["input_ids"], b["positions"])
-        assert torch.equal(a["labels"][asked], b["labels"])
-        assert torch.allclose(logits, same, atol=1e-5)
-
-
 # --- rivals and perplexity ----------------------------------------------------------------------
 def test_unigram_loss_is_the_mean_surprise_of_smoothed_frequencies():
     seen, new = torch.tensor([[0, 0, 1]]), torch.tensor([[0, 2]])
@@ -327,7 +313,9 @@ def test_the_comparison_resumes_by_row_and_pretrains_once(small, tmp_path):
         assert row["interval"][0] <= row["accuracy"] <= row["interval"][1]
         assert row["n_test"] == len(TEXTS) and row["seconds"] >= 0
     assert rows[2]["learning_rate"] in (1e-3, 1e-2)
-    assert rows[4]["pretraining"]["tokens_seen"] == 2 * rows[4]["pretraining"]["tokens"]
+    about = rows[4]["pretraining"]  # one pass; the first token of a block is nobody's label
+    assert about["tokens_seen"] == about["tokens"] * 15 // 16 > 0
+    assert about["loss_unigram"] < about["loss_uniform"] == round(math.log(100), 4)
 
     stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
     again = list(pretraining.pretraining_rows((0, 1), cache=tmp_path, done=set(keys[:5])))
@@ -344,7 +332,7 @@ def test_random_and_own_pretraining_differ_in_weights_only(small, tmp_path):
     assert random_model.config.to_dict() == own_model.config.to_dict()
     a, b = random_model.state_dict(), own_model.state_dict()
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
-    name = "bert.encoder.layer.0.output.dense.weight"
+    name = "transformer.h.0.mlp.c_proj.weight"
     assert torch.equal(b[name], starts.own.state_dict()[name]) and not torch.equal(a[name], b[name])
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-from sft_teach import __version__
+from sft_teach import __version__, banned
 from sft_teach.checks.core import SECONDS, CheckFailed, Task, examine
 
 ASSIGNMENTS = (
@@ -35,11 +35,14 @@ def check(name: str, function: Callable, *, seconds: float = SECONDS) -> None:
 
     Raises:
         CheckFailed: the answer is not right yet; the message names the mistake where it is a known
-            one, else it shows a small input, what must hold there, and what came.
+            one, else it shows a small input, what must hold there, and what came. So does an
+            answer that uses what its task forbids.
         LookupError: there is no such task.
     """
-    _, task = find(name)
+    assignment, task = find(name)
     examine(name, task, function, seconds)
+    if said := banned.hint(name, function, task.forbidden, set(tasks(assignment)) - {name}):
+        raise CheckFailed(name, said, True)
     print(f"{name}: right on all {len(task.cases)} checks.")
 
 

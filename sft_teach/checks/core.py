@@ -2,9 +2,9 @@
 
 A task is a list of cases and a list of known mistakes. A case makes small arguments and says in
 words what must hold; a known mistake is an implementation that makes it, with the hint for it. An
-answer that is wrong on a case is compared with each mistake's outcome: numbers that agree on every
-failing case name the mistake. Anything else is shown as the smallest failing input, what must hold
-there, and what came.
+answer that is wrong on a case is compared with each mistake's outcome: one that agrees on every
+failing case, and fails on none that the answer passes, names the mistake. Anything else is shown as
+the smallest failing input, what must hold there, and what came.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Task:
         cases: from the smallest to the most special.
         mistakes: the more specific first.
         changes: names of the arguments that the function may change in place.
-        forbidden: dotted names that an answer must not use (only reported by the check).
+        forbidden: dotted names that an answer must not use, or bare ones that none of its names may
+            have in it (see `banned`).
     """
 
     reference: Callable
@@ -350,13 +351,13 @@ def examine(name: str, task: Task, function: Callable, seconds: float = SECONDS)
     first = failing[0]
     hint = (
         _plain_hint(task, seen[first], task.cases[first], seconds)
-        or _container_hint(seen[first], right[first], task.cases[first])
+        or _container_hint(task, seen, right, failing)
         or _known_mistake(task, seen, failing)
         or _kind_hint(seen[first], right[first])
     )
     if hint:
         raise CheckFailed(name, f"{name}: {hint}", True)
-    raise CheckFailed(name, _report(name, task.cases[first], seen[first]), False)
+    raise CheckFailed(name, _report(name, task.cases[first], seen[first], right[first]), False)
 
 
 def _plain_hint(task: Task, seen: Seen, case: Case, seconds: float) -> str:
@@ -375,7 +376,7 @@ def _plain_hint(task: Task, seen: Seen, case: Case, seconds: float) -> str:
         )
     if isinstance(seen.error, SystemExit):
         return "it ends the program (exit). Return the result instead."
-    parameters = len(inspect.signature(task.reference).parameters)
+    parameters = len(case.make())
     if isinstance(seen.error, TypeError) and _was_called_wrongly(seen.error):
         return f"it must take {parameters} argument(s), as its first line had it: {seen.error}."
     if seen.error is None and case.raises is None and seen.value is None:
@@ -391,18 +392,28 @@ def _was_called_wrongly(error: TypeError) -> bool:
     return trace is not None and trace.tb_frame.f_code.co_filename == __file__
 
 
-def _container_hint(seen: Seen, right: Seen, case: Case) -> str:
+def _container_hint(task: Task, seen: list[Seen], right: list[Seen], failing: list[int]) -> str:
     """The right numbers in the wrong kind of container, or a moved random state."""
-    if seen.error is not None or right.error is not None or case.raises is not None:
+    first = failing[0]
+    case, one, wanted = task.cases[first], seen[first], right[first]
+    if one.error is not None or wanted.error is not None or case.raises is not None:
         return ""
-    if same(seen.value, right.value, case.atol, case.rtol):
+    if same(one.value, wanted.value, case.atol, case.rtol):
         return (
-            "the result is right, but the global random state was moved. Draw from the generator "
-            "that is passed, or from one of your own, made from the seed."
+            "the global random state was moved, so that the result depends on what ran before, or "
+            "changes what runs after. Draw only from a generator that is passed or made here."
         )
-    if same(seen.value, right.value, case.atol, case.rtol, strict=False):
-        what, got, wanted = _difference(seen.value, right.value)
-        return f"the numbers are right, but {what} is {got}, and must be {wanted}."
+    compared = [i for i in failing if i < len(seen) and task.cases[i].raises is None]
+
+    def agree(i: int) -> bool:
+        tolerance = task.cases[i].atol, task.cases[i].rtol
+        return not seen[i].error and same(
+            seen[i].value, right[i].value, *tolerance, strict=False
+        )  # fmt: skip
+
+    if all(map(agree, compared)):
+        what, got, kind = _difference(one.value, wanted.value)
+        return f"the numbers are right, but {what} is {got}, and must be {kind}.{_remedy(got)}"
     return ""
 
 
@@ -411,9 +422,13 @@ def _known_mistake(task: Task, seen: list[Seen], failing: list[int]) -> str:
 
     First one that explains every failing case; else one that explains the first failing cases, at
     least two and at least half: the answer holds a second mistake then, which the next check will
-    name.
+    name. A mistake that gives another result where the answer is right is not the answer's (whether
+    it refuses bad input, which any answer may do besides, is left out of that).
     """
     partly = ""
+    passing = [
+        i for i in range(len(seen)) if i not in failing and task.cases[i].raises is None
+    ]  # fmt: skip
     for mistake in task.mistakes:
         if mistake.when is not None and mistake.when(seen):
             return mistake.hint
@@ -427,10 +442,17 @@ def _known_mistake(task: Task, seen: list[Seen], failing: list[int]) -> str:
             if not _alike(seen[i], look(mistake.wrong, task, case), case):
                 break
             alike += 1
-        if alike == len(failing):
+        whole = alike == len(failing)
+        if not whole and (partly or alike < max(2, len(failing) / 2)):
+            continue
+        if not all(
+            _alike(seen[i], look(mistake.wrong, task, task.cases[i]), task.cases[i])
+            for i in passing
+        ):
+            continue
+        if whole:
             return mistake.hint
-        if alike >= max(2, len(failing) / 2):
-            partly = partly or mistake.hint
+        partly = mistake.hint
     return partly
 
 
@@ -439,7 +461,11 @@ def _kind_hint(seen: Seen, right: Seen) -> str:
     if seen.error is not None or right.error is not None:
         return ""
     what, got, wanted = _difference(seen.value, right.value)
-    return f"{what} is {got}, and must be {wanted}." if got != wanted else ""
+    return f"{what} is {got}, and must be {wanted}.{_remedy(got)}" if got != wanted else ""
+
+
+def _remedy(got: str) -> str:
+    return " Python's own come from float(...) and int(...)." if "NumPy" in got else ""
 
 
 def _difference(value: Any, right: Any, what: str = "the result") -> tuple[str, str, str]:
@@ -449,6 +475,11 @@ def _difference(value: Any, right: Any, what: str = "the result") -> tuple[str, 
             got, wanted = _kind(value[key]), _kind(right[key])
             if got != wanted:
                 return f"the {key}", got, wanted
+    if type(value) is type(right) and isinstance(value, (list, tuple)):
+        for one, other in zip(value, right, strict=False):
+            found = _difference(one, other, f"an item of {what}")
+            if found[1] != found[2]:
+                return found
     return what, _kind(value), _kind(right)
 
 
@@ -461,17 +492,35 @@ def _kind(value: Any) -> str:
         return f"a {value.ndim}-d {kind} tensor" if value.ndim == 0 else f"{article} {kind} tensor"
     if isinstance(value, tuple):
         return f"a tuple of ({', '.join(map(_kind, value))})"
+    if type(value).__module__ == "numpy":  # a float64 is a float too, but not of Python's own type
+        return f"a NumPy {type(value).__name__}"
     return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
 
 
-def _report(name: str, case: Case, seen: Seen) -> str:
+def _report(name: str, case: Case, seen: Seen, right: Seen) -> str:
     """Smallest input, what must hold, what came."""
     shown = case.shown or ", ".join(map(_short, case.make()))
     if seen.error is not None:
         came = f"{seen.raised}: {_clip(str(seen.error) or 'without a message')}"
+        if case.raises is not None and isinstance(seen.error, AssertionError):
+            came += f" (an `assert` is no `raise {case.raises.__name__}(...)`)"
     else:
-        came = _short(seen.value)
+        came = _came(seen.value, right.value, case)
+        if isinstance(seen.value, BaseException):
+            came += " (returned: an exception is to be raised)"
     return f"{name}({_clip(shown, 160)})\nexpected: {case.expected}\ncame:     {came}"
+
+
+def _came(value: Any, right: Any, case: Case) -> str:
+    """A result, in short; of a probe's several parts only those that are wrong."""
+    if not (isinstance(value, dict) and isinstance(right, dict) and value.keys() == right.keys()):
+        return _short(value)
+    good = [key for key in right if same(value[key], right[key], case.atol, case.rtol)]
+    wrong = {key: item for key, item in value.items() if key not in good}
+    if not good or not wrong or not all(isinstance(key, str) for key in value):
+        return _short(value)
+    parts = "; ".join(f"{key} {_short(item)}" for key, item in wrong.items())
+    return f"{_clip(parts)} (right: {', '.join(good)})"
 
 
 class _Repr(reprlib.Repr):
@@ -482,7 +531,13 @@ class _Repr(reprlib.Repr):
         self.maxlevel = 4
 
     def repr_float(self, value: float, level: int) -> str:
-        return f"{value:.5g}"
+        text = f"{value:.5g}"
+        return f"{text}.0" if text.lstrip("-").isdigit() else text  # 3.0 is a float, 3 is not
+
+    def repr_dict(self, value: dict, level: int) -> str:  # in its own order: the loss comes first
+        items = list(value.items())[: self.maxdict]
+        shown = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in items]
+        return "{" + ", ".join(shown + ["..."] * (len(value) > len(items))) + "}"
 
     def repr_Tensor(self, value: Tensor, level: int) -> str:  # noqa: N802 (reprlib's naming)
         if value.numel() <= 24:

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sft_teach import environment
+from sft_teach import banned, environment
 from sft_teach.errors import DataError
 from sft_teach.grading import notebook, sandbox, sources, view
 from sft_teach.grading.notebook import Cell, Master, Submission
@@ -423,7 +423,7 @@ class Grading:
         entry = self.grader.tester.tasks.get(name, {})
         forbidden = tuple(own.get("forbidden", entry.get("forbidden", ())))
         number = self._number(name)
-        if not forbidden or number is None:
+        if number is None:
             return False
         cells = self.submission.cells
         texts = [cell.source for cell in cells]
@@ -431,11 +431,9 @@ class Grading:
             texts[n] for n in sources.needed(texts, number) if n == number or not cells[n].task
         ]
         used = sources.uses(looked, texts, forbidden)
+        used += sources.uses([texts[number]], texts, (banned.PACKAGE,))  # only a stub is there
         if used:
             result.error = f"forbidden: uses {', '.join(used)}"
-            result.hint = (
-                f"{name}: it uses {used[0]}, which this task asks you to do without. "
-                "Write that step yourself."
-            )
+            result.hint = banned.sentence(name, used[0])
             self.flags.append(f"{name} uses {', '.join(used)}, which its task forbids")
         return bool(used)

@@ -151,14 +151,14 @@ class Tester:
             return BROKEN.get(self.session.broken, f"{name}: {BROKEN['']}")
         if name not in self.tasks:
             return ""
-        from sft_teach import checks
+        from sft_teach.checks import core
 
         self.session.start(self.limits["hint"], self.limits["reply"], lenient=True)
         function = self.session.proxy(name, self.parameters[name], self._changes(name))
         try:
-            checks.check(name, function)
-        except checks.CheckFailed as failed:
-            return getattr(failed, "hint", "") or str(failed)
+            core.examine(name, self.tasks[name], function)
+        except core.CheckFailed as failed:
+            return failed.message
         except BaseException:
             return ""
         return f"{name}: right on the check's examples, but not on all of the hidden ones."

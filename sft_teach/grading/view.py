@@ -131,7 +131,7 @@ def of_tester() -> View:
     package = HERE.parent
     own = [
         (str(package / name), f"{TEACHER}/sft_teach/{name}")
-        for name in ("__init__.py", "errors.py", "checks")
+        for name in ("__init__.py", "errors.py", "banned.py", "checks")
         if (package / name).exists()
     ]
     # Without grading/__init__.py, which is for the engine's side.
