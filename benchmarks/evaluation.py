@@ -1,0 +1,86 @@
+"""Evaluation speed against `transformers.pipeline`, from raw texts to answers, taking turns.
+
+    python benchmarks/evaluation.py                  # about 15 minutes on two cores
+
+Same weights, precision and threads, IMDB reviews cut at 256 tokens. The pipeline is given the texts
+as they come, with its best batch size of those tried and with 16; ours tokenizes, sorts by length
+and predicts. Both sides' accuracy is printed: they must answer the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import common
+import torch
+
+from sft_teach import batching, data, evaluation, models, training
+
+MAX_LENGTH = 256
+BATCH_SIZES = (1, 4, 16, 64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    part = data.subset(common.load("imdb")["test"], options.texts, 0)
+    texts, labels = data.texts_and_labels(part)
+    tokenizer = models.load_tokenizer()
+    model = models.load_encoder(label_names=data.label_names(part)).eval()
+    dtype = training.choose_precision()
+
+    def ours() -> list[int]:
+        batches = batching.make_batches((texts, labels), tokenizer, MAX_LENGTH, 64, shuffle=False)
+        return evaluation.predict(model, batches).predicted.tolist()
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        training.save(model, tokenizer, folder + "/model")
+        from transformers import pipeline
+
+        pipe = pipeline("text-classification", folder + "/model", device="cpu")
+        index = {name: number for number, name in model.config.id2label.items()}
+        if dtype != torch.float32:
+            stack.enter_context(torch.autocast("cpu", dtype=dtype))
+
+        def theirs(batch_size: int) -> list[int]:
+            answers = pipe(texts, batch_size=batch_size, truncation=True, max_length=MAX_LENGTH)
+            return [index[answer["label"]] for answer in answers]
+
+        sides = {"ours": ours}
+        sides |= {f"pipeline, batch {n}": lambda n=n: theirs(n) for n in BATCH_SIZES}
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        answers = {}
+        for round_number in range(options.rounds + 1):
+            for name, run in sides.items():
+                started = time.perf_counter()
+                answers[name] = run()
+                if round_number:  # the first one warms up
+                    seconds[name].append(time.perf_counter() - started)
+    rows = []
+    for name, values in seconds.items():
+        ratios = [b / a for a, b in zip(seconds["ours"], values, strict=True)]
+        right = sum(a == b for a, b in zip(answers[name], labels, strict=True))
+        same = sum(a == b for a, b in zip(answers[name], answers["ours"], strict=True))
+        rows.append({"side": name, "seconds": common.spread(values, 2),
+                     "times_ours": common.spread(ratios), "texts": len(texts), "right": right,
+                     "same_answer_as_ours": same, "rounds": options.rounds,
+                     "precision": str(dtype).removeprefix("torch.")})  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    common.write(
+        "evaluation",
+        "Seconds from raw IMDB reviews to answers, cut at 256 tokens",
+        rows,
+        options.output,
+    )
+
+
+if __name__ == "__main__":
+    main()

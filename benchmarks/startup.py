@@ -1,0 +1,72 @@
+"""How soon the course answers: `import sft_teach`, and notebook 00's first classifier.
+
+    python benchmarks/startup.py                     # about 2 minutes on two cores
+
+The import is timed in new processes, beside an empty `python -c pass`. Notebook 00 is run as "Run
+All Cells" does, from a kernel that is not started yet, on a warm disk (it has run once before).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import common
+import nbformat
+
+NOTEBOOK = common.ROOT / "notebooks" / "00_welcome.ipynb"
+
+
+def process(code: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - started
+
+
+def first_accuracy() -> tuple[float, str]:
+    """Seconds from starting a kernel until a cell has printed an accuracy; and what it printed."""
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    where = {"metadata": {"path": NOTEBOOK.parent}}
+    client = NotebookClient(notebook, timeout=300, resources=where)
+    started = time.perf_counter()
+    with client.setup_kernel():
+        for number, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, number)
+            text = "".join(o.get("text", "") for o in cell.get("outputs", []))
+            if "accuracy" in text.lower() or "right" in text.lower():
+                return time.perf_counter() - started, text.strip().splitlines()[0]
+    sys.exit("Notebook 00 prints no accuracy.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    process("import sft_teach")
+    empty, imported = [], []
+    for _ in range(options.rounds):
+        empty.append(process("pass"))
+        imported.append(process("import sft_teach"))
+    extra = [b - a for a, b in zip(empty, imported, strict=True)]
+    first_accuracy()
+    seconds, said = [], ""
+    for _ in range(min(3, options.rounds)):
+        took, said = first_accuracy()
+        seconds.append(took)
+    rows = [
+        {"what": "import sft_teach, beyond an empty process", "seconds": common.spread(extra)},
+        {"what": "notebook 00, first accuracy", "seconds": common.spread(seconds, 1), "said": said},
+    ]
+    for row in rows:
+        print(row, flush=True)
+    common.write("startup", "Seconds until the course answers", rows, options.output)
+
+
+if __name__ == "__main__":
+    main()
