@@ -58,6 +58,14 @@ def _down(step: int, warmup: int, total: int) -> float:
     return (total - step) / (total - warmup)
 
 
+def _up_whole(step: int, warmup: int) -> float:
+    return (step + 1) // warmup
+
+
+def _down_whole(step: int, warmup: int, total: int) -> float:
+    return (total - step) // (total - warmup)
+
+
 def _warmup_first(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
@@ -66,6 +74,10 @@ def _warmup_first(step: int, warmup: int, total: int) -> float:
 
 def _never_ending(step: int, warmup: int, total: int) -> float:
     return _up(step, warmup) if step < warmup else _down(step, warmup, total)
+
+
+def _never_ending_guarded(step: int, warmup: int, total: int) -> float:
+    return _up(step, warmup) if step < warmup else (total - step) / max(total - warmup, 1)
 
 
 def _too_late(step: int, warmup: int, total: int) -> float:
@@ -105,6 +117,8 @@ WARMUP_LINEAR = Task(
         Case(fresh(3, 8, 3), "0 for every step from total on, whatever warmup is", as_number),
         Case(fresh(5, 8, 3), "0 for every step from total on, whatever warmup is", as_number),
         Case(fresh(4, 4, 4), "0 at step = total, also where warmup = total", as_number),
+        Case(fresh(0, 8, 3), "an eighth: the first of eight steps of the warm-up", as_number),
+        Case(fresh(1, 4, 4), "a half: the second of four steps of the warm-up", as_number),
     ],
     mistakes=[
         Mistake(
@@ -125,11 +139,14 @@ WARMUP_LINEAR = Task(
             "of the three cases must be asked first?",
             _warmup_first,
         ),
-        Mistake(
-            "after step = total it goes on below 0: the model would unlearn. It stays 0 from "
-            "there on.",
-            _never_ending,
-        ),
+        *[
+            Mistake(
+                "after step = total it goes on below 0: each update would step uphill. It stays 0 "
+                "from there on.",
+                wrong,
+            )
+            for wrong in (_never_ending, _never_ending_guarded)
+        ],
         Mistake(
             "it falls by 1 / total a step, so that there is a jump where the warm-up ends. The "
             "fall takes total - warmup steps.",
@@ -140,11 +157,17 @@ WARMUP_LINEAR = Task(
             "of the run is above 0.",
             lambda s, w, t: _rising(s, w, t, _up, lambda s, w, t: (t - s - 1) / (t - w)),
         ),
-        Mistake(
-            "at step = warmup the factor is above 1. The warm-up is over there: compare with < and "
-            "not with <=.",
-            _including_warmup,
-        ),
+        *[
+            Mistake(
+                "at step = warmup the factor is above 1. The warm-up is over there: compare with "
+                "< and not with <=.",
+                wrong,
+            )
+            for wrong in (
+                _including_warmup,
+                lambda s, w, t: _including_warmup(s, w, t) if w else _factor(s, w, t),
+            )
+        ],
         Mistake(
             "it stays at 1 after the warm-up. It falls in a line, to 0 at step = total.",
             lambda s, w, t: _rising(s, w, t, _up, lambda s, w, t: 1.0),
@@ -159,14 +182,30 @@ WARMUP_LINEAR = Task(
                 s, w, t, _up, lambda s, w, t: 0.5 + 0.5 * math.cos(math.pi * (s - w) / (t - w))
             ),
         ),
-        Mistake(
-            "whole-number division: `//` drops what comes after the point. Use `/`.",
-            lambda s, w, t: float(
-                _rising(
-                    s, w, t, lambda s, w: (s + 1) // w, lambda s, w, t: (t - s) // (t - w)
-                )
-            ),
-        ),
+        *[
+            Mistake(
+                "whole-number division: `//` drops what comes after the point. Use `/`.",
+                lambda s, w, t, rise=rise, fall=fall: float(_rising(s, w, t, rise, fall)),
+            )
+            for rise, fall in (
+                (_up_whole, _down),
+                (_up, _down_whole),
+                (_up_whole, _down_whole),
+            )
+        ],
+        *[
+            Mistake(
+                "a warm-up that is as long as the run or longer is shortened or left out. It is "
+                "cut off: while step < warmup and step < total the factor is (step + 1) / warmup.",
+                wrong,
+            )
+            for wrong in (
+                lambda s, w, t: _factor(s, min(w, t), t),
+                lambda s, w, t: _factor(s, w if w < t else 0, t),
+                lambda s, w, t: _factor(s, w if w <= t else 0, t),
+                lambda s, w, t: _factor(s, min(w, t - 1), t),
+            )
+        ],
         Mistake(
             "there is no warm-up: the factor falls from the first step on.",
             lambda s, w, t: max(0.0, (t - s) / t),
@@ -195,14 +234,16 @@ def clipped(function: Callable, arguments: tuple) -> dict[str, Any]:
 
 
 def left_alone(function: Callable, arguments: tuple) -> dict[str, Any]:
-    """For a norm that is not finite: NaN equals nothing, so it is spelled out."""
+    """For a norm that is infinite or NaN, which equals nothing and is asked for instead."""
     grads, max_norm = arguments
     own, before = list(grads), [g.clone() for g in grads]
-    norm = function(grads, max_norm)
-    if type(norm) in (int, float):
-        norm = f"{norm:.5g}"
+    norm = number(function(grads, max_norm))
     kept = same(own, before, nan=True)
-    return {"norm": norm, "gradients": "as before" if kept else str([g.tolist() for g in own])}
+    gradients = "as before" if kept else f"now {[g.tolist() for g in own]}"
+    if any(g.isnan().any() for g in before):
+        is_nan = isinstance(norm, (float, Tensor)) and math.isnan(norm)
+        return {"the norm is NaN": is_nan, "gradients": gradients}
+    return {"norm": norm, "gradients": gradients}
 
 
 def _norm(grads: list[Tensor]) -> float:

@@ -1054,11 +1054,16 @@ def _renumbered_nan(labels: list[int], predictions: list[int], num_classes: int)
     return kappa if len({*labels, *predictions}) > 1 else math.nan
 
 
-def _correlation(labels: list[int], predictions: list[int], num_classes: int) -> float:
-    y, p = tensor(labels, dtype=torch.float64), tensor(predictions, dtype=torch.float64)
-    y, p = y - y.mean(), p - p.mean()
-    scale = (y.norm() * p.norm()).item()
-    return (y @ p).item() / scale if scale else 1.0
+def _correlation(constant: Callable) -> Callable:
+    """Pearson's; `constant(labels, predictions)` where one of the two does not vary."""
+
+    def correlation(labels: list[int], predictions: list[int], num_classes: int) -> float:
+        y, p = tensor(labels, dtype=torch.float64), tensor(predictions, dtype=torch.float64)
+        y, p = y - y.mean(), p - p.mean()
+        scale = (y.norm() * p.norm()).item()
+        return (y @ p).item() / scale if scale else constant(labels, predictions)
+
+    return correlation
 
 
 def _uniform_expected(labels: list[int], predictions: list[int], num_classes: int) -> float:
@@ -1202,11 +1207,19 @@ KAPPA = Task(
             "the expected counts use the true classes twice. Take row sums and column sums.",
             unequal_and_empty(_own_margins),
         ),
-        Mistake(
-            "this is the correlation of labels and predictions. Kappa also sees whether one is "
-            "shifted or stretched against the other.",
-            unequal_and_empty(_correlation),
-        ),
+        *[
+            Mistake(
+                "this is the correlation of labels and predictions. Kappa also sees whether one is "
+                "shifted or stretched against the other.",
+                unequal_and_empty(_correlation(constant)),
+            )
+            for constant in (
+                lambda y, p: float(y == p),
+                lambda y, p: 1.0,
+                lambda y, p: 0.0,
+                lambda y, p: math.nan,
+            )
+        ],
         Mistake(
             "this is the accuracy.",
             unequal_and_empty(

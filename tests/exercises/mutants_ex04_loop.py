@@ -107,6 +107,38 @@ def warmup_whole(step, warmup, total):
     return (step + 1) // warmup if step < warmup else (total - step) / (total - warmup)
 
 
+def warmup_whole_fall(step, warmup, total):
+    if step >= total:
+        return 0.0
+    return (step + 1) / warmup if step < warmup else float((total - step) // (total - warmup))
+
+
+def warmup_never_ends(step, warmup, total):
+    if step < warmup:
+        return (step + 1) / warmup
+    return (total - step) / (total - warmup)
+
+
+def warmup_shortened(step, warmup, total):
+    return warmup_by_cases(step, min(warmup, total), total)
+
+
+def warmup_dropped(step, warmup, total):
+    if warmup >= total:
+        warmup = 0
+    return warmup_by_cases(step, warmup, total)
+
+
+def warmup_dropped_beyond(step, warmup, total):
+    if warmup > total:
+        warmup = 0
+    return warmup_by_cases(step, warmup, total)
+
+
+def warmup_none(step, warmup, total):
+    return max(0.0, (total - step) / total)
+
+
 RIGHT = {"warmup_linear": [warmup_by_cases, warmup_one_line, warmup_by_min]}
 WRONG = {
     "warmup_linear": [
@@ -122,6 +154,12 @@ WRONG = {
         (warmup_cosine, "a straight line"),
         (warmup_plus_one, "exactly `warmup` steps"),
         (warmup_whole, "whole-number division"),
+        (warmup_whole_fall, "whole-number division"),
+        (warmup_never_ends, "goes on below 0"),
+        (warmup_shortened, "cut off"),
+        (warmup_dropped, "cut off"),
+        (warmup_dropped_beyond, "cut off"),
+        (warmup_none, "there is no warm-up"),
         (lambda step, warmup, total: torch.tensor(warmup_by_min(step, warmup, total)), "tensor"),
     ]
 }
