@@ -305,6 +305,17 @@ def _clip_values_always(grads: list[Tensor], max_norm: float) -> float:
     return norm
 
 
+def _clip_values_no_empty(kind: type[Exception]) -> Callable:
+    """torch.cat refuses an empty list with a ValueError, torch.stack with a RuntimeError."""
+
+    def clip(grads: list[Tensor], max_norm: float) -> float:
+        if not grads:
+            raise kind
+        return _clip_values_always(grads, max_norm)
+
+    return clip
+
+
 def _clip_always(grads: list[Tensor], max_norm: float) -> float:
     norm = _norm(grads)
     if math.isfinite(norm) and norm > 0:
@@ -353,6 +364,16 @@ def _took_for_parameters(seen: list) -> bool:
     return isinstance(value, dict) and same(value["norm"], 0.0, strict=False)
 
 
+def _norm_is_a_tensor(seen: list) -> bool:
+    value = seen[0].value
+    return (
+        isinstance(value, dict)
+        and isinstance(value["norm"], Tensor)
+        and same(value["norm"], 5.0, 1e-4, strict=False)
+        and same(value["gradients"], [tensor([0.6, 0.0]), tensor([0.8])], 1e-4)
+    )
+
+
 def _measured_only(seen: list) -> bool:
     """The norms are right, and what should have been scaled is as it was."""
     value = seen[0].value
@@ -392,6 +413,10 @@ CLIP_GRADIENTS = Task(
         Case(fresh([tensor([3.0, 1.0]), tensor([math.nan])], 1.0), NONFINITE, left_alone),
     ],
     mistakes=[
+        Mistake(
+            "the norm is a tensor, and must be a Python number: .item() makes one.",
+            when=_norm_is_a_tensor,
+        ),
         Mistake(
             "the norm is right, but the tensors of the caller are as they were. Scale them in "
             "place (mul_, or *= on the tensor itself): a new tensor never reaches the caller.",
@@ -441,7 +466,12 @@ CLIP_GRADIENTS = Task(
                 "factor and keeps the direction.",
                 wrong,
             )
-            for wrong in (_clip_values, _clip_values_always)
+            for wrong in (
+                _clip_values,
+                _clip_values_always,
+                _clip_values_no_empty(ValueError),
+                _clip_values_no_empty(RuntimeError),
+            )
         ],
         Mistake(
             "gradients that are short enough are made longer. Scale only where the norm exceeds "
@@ -939,10 +969,25 @@ def _moments_not_kept(p, g, m, v, *rest) -> None:
     _adamw(p, g, m.clone(), v.clone(), *rest)
 
 
-def _corrected_moments_kept(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
-    _adamw(p, g, m, v, step, lr, betas, eps, weight_decay)
-    m.div_(1 - betas[0] ** step)
-    v.div_(1 - betas[1] ** step)
+def _corrected_kept(names: str) -> Callable:
+    """The corrected averages are written back into m, v or both."""
+
+    def step_in_place(p, g, m, v, step, lr, betas, eps, weight_decay):
+        _adamw(p, g, m, v, step, lr, betas, eps, weight_decay)
+        if "m" in names:
+            m.div_(1 - betas[0] ** step)
+        if "v" in names:
+            v.div_(1 - betas[1] ** step)
+
+    return step_in_place
+
+
+def _decay_divided(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
+    """The decay joins m_hat and is divided by the root as well."""
+    old = p.clone()
+    _adamw(p, g, m, v, step, lr, betas, eps, 0.0)
+    root = (v / (1 - betas[1] ** step)).sqrt() + eps
+    p.sub_(lr * weight_decay * old / root)
 
 
 def _old_moments(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
@@ -1161,10 +1206,22 @@ ADAMW_STEP = Task(
             )
             for wrong in (_root_kept, _corrected_root_kept)
         ],
+        *[
+            Mistake(
+                f"the bias-corrected {what} written back into {where}. The correction is for this "
+                "step only: compute it as a new tensor.",
+                _corrected_kept(names),
+            )
+            for what, where, names in (
+                ("averages are", "m and v", "mv"),
+                ("m is", "m", "m"),
+                ("v is", "v", "v"),
+            )
+        ],
         Mistake(
-            "the bias-corrected averages are written back into m and v. The correction is for this "
-            "step only; keep the uncorrected ones.",
-            _corrected_moments_kept,
+            "the decay is divided by the root of v as well. Only the gradient's average is; the "
+            "decay shrinks p by lr x weight_decay x p.",
+            _decay_divided,
         ),
         Mistake(
             "the step uses m and v from before this gradient. Update the averages first.",

@@ -74,17 +74,17 @@ def refusals(name: str, unequal: set[int], empty: set[int], what: str = "lists")
     """Right results, but what has to be refused is not, or not with a ValueError."""
     return [
         Mistake(
-            f"neither unequal lengths nor empty {what} are refused. Look at both lengths before "
-            "you compute, and raise a ValueError.",
+            f"neither unequal lengths nor empty {what} are refused with a ValueError. Look at both "
+            "lengths before you compute.",
             when=takes(name, unequal, empty),
         ),
         Mistake(
-            f"{what} of unequal lengths are not refused. Compare the two lengths before you "
-            "compute, and raise a ValueError.",
+            f"{what} of unequal lengths are not refused with a ValueError. Compare the two lengths "
+            "before you compute.",
             when=takes(name, unequal),
         ),
         Mistake(
-            f"empty {what} are not refused. Nothing was measured: raise a ValueError.",
+            f"empty {what} are not refused with a ValueError, although nothing was measured.",
             when=takes(name, empty),
         ),
     ]
@@ -163,8 +163,8 @@ CONFUSION = Task(
             _confusion_with("length empty low high"),
         ),
         Mistake(
-            "lists of unequal lengths are not refused. Compare the two lengths before you count, "
-            "and raise a ValueError.",
+            "lists of unequal lengths are not refused with a ValueError. Compare the two lengths "
+            "before you count.",
             when=takes("confusion_matrix", {4, 5}),
         ),
         Mistake(
@@ -679,7 +679,7 @@ BOOTSTRAP = Task(
             when=says("more resamples were drawn"),
         ),
         Mistake(
-            "an empty list is not refused. Nothing was measured: raise a ValueError.",
+            "an empty list is not refused with a ValueError, although nothing was measured.",
             when=takes("bootstrap_interval", {6}),
         ),
     ],
@@ -865,6 +865,10 @@ ECE = Task(
             ),
         ),
         Mistake(
+            "the answers of the last bin are lost. Do the numbers of your bins begin at 0 or at 1?",
+            _ece_with(gap=lambda a, m, i, bins: abs(a - m) if i < bins - 1 else 0.0),
+        ),
+        Mistake(
             "the bins divide 1/C to 1. They divide 0 to 1, although no confidence is below 1/C.",
             lambda p, y, bins: _ece(p, y, bins, member=_above_chance(p.shape[-1])),
         ),
@@ -915,10 +919,19 @@ def _mcnemar(correct_a: list[bool], correct_b: list[bool]) -> float:
 
 
 def _of_pairs(rule: Callable) -> Callable:
-    """The right errors and 1.0 without discordant pairs; another rule for their counts."""
-    return unequal_and_empty(
-        lambda a, b: rule(*_discordant(a, b)) if any(_discordant(a, b)) else 1.0
-    )
+    """1.0 without discordant pairs; another rule for their counts. Nothing is refused."""
+    return lambda a, b: rule(*_discordant(a, b)) if any(_discordant(a, b)) else 1.0
+
+
+def _pairs_mistake(hint: str, rule: Callable) -> list[Mistake]:
+    """With the right errors, and with none."""
+    return [Mistake(hint, unequal_and_empty(_of_pairs(rule))), Mistake(hint, _of_pairs(rule))]
+
+
+def _doubled(correct_a: list[bool], correct_b: list[bool]) -> float:
+    """Twice the tail, whatever comes; 2 without discordant pairs."""
+    pairs = _discordant(correct_a, correct_b)
+    return 2 * _tail(min(pairs), sum(pairs))
 
 
 def _split(a: int, b: int) -> float:
@@ -1000,58 +1013,59 @@ MCNEMAR = Task(
             "when do they become a float?",
             when=fails_at("mcnemar_exact", 7),
         ),
-        Mistake(
+        *_pairs_mistake(
             "above 1 where both models win about as often: twice the tail counts the middle twice. "
             "A p-value is at most 1.",
-            _of_pairs(lambda a, b: 2 * _tail(min(a, b), a + b)),
+            lambda a, b: 2 * _tail(min(a, b), a + b),
         ),
-        Mistake(
-            "above 1 where both models win about as often, and where they never differ: twice the "
-            "tail counts the middle twice. A p-value is at most 1.",
-            unequal_and_empty(
-                lambda a, b: 2 * _tail(min(_discordant(a, b)), sum(_discordant(a, b)))
-            ),
-        ),
-        Mistake(
+        *[
+            Mistake(
+                "above 1 where both models win about as often, and where they never differ: twice "
+                "the tail counts the middle twice. A p-value is at most 1.",
+                wrong,
+            )
+            for wrong in (unequal_and_empty(_doubled), _doubled)
+        ],
+        *_pairs_mistake(
             "one-sided: the tail must be doubled, because either model could have been ahead.",
-            _of_pairs(lambda a, b: _tail(min(a, b), a + b)),
+            lambda a, b: _tail(min(a, b), a + b),
         ),
-        Mistake(
+        *_pairs_mistake(
             "the probability of exactly this split. A p-value adds everything that is at least as "
             "lopsided.",
-            _of_pairs(_split),
+            _split,
         ),
-        Mistake(
+        *_pairs_mistake(
             "twice the probability of exactly this split. Add everything that is at least as "
             "lopsided.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _split(a, b))),
+            lambda a, b: min(1.0, 2 * _split(a, b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "the sum ends one too early: at most min(n01, n10) includes min(n01, n10) itself.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _tail(min(a, b) - 1, a + b))),
+            lambda a, b: min(1.0, 2 * _tail(min(a, b) - 1, a + b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "always model A's count is used: with A ahead, the tail is the wrong one. Take the "
             "smaller of the two.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _tail(a, a + b))),
+            lambda a, b: min(1.0, 2 * _tail(a, a + b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "always model B's count is used: with B ahead, the tail is the wrong one. Take the "
             "smaller of the two.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _tail(b, a + b))),
+            lambda a, b: min(1.0, 2 * _tail(b, a + b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "the larger of the two counts is used: the tail begins at the smaller one.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _tail(max(a, b), a + b))),
+            lambda a, b: min(1.0, 2 * _tail(max(a, b), a + b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "the chi-square approximation. With few discordant pairs it is off: add up the "
             "binomial.",
-            _of_pairs(_chi_square),
+            _chi_square,
         ),
-        Mistake(
+        *_pairs_mistake(
             "the chi-square approximation with continuity correction. Add up the binomial instead.",
-            _of_pairs(lambda a, b: _chi_square(a, b, 1)),
+            lambda a, b: _chi_square(a, b, 1),
         ),
         Mistake(
             "all right answers are counted. Rows that both models get right say nothing about "

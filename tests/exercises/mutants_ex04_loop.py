@@ -366,6 +366,23 @@ def clip_values_no_empty(grads, max_norm):
     return norm
 
 
+def clip_values_unguarded(grads, max_norm):
+    """By value, whatever the norm; and torch.cat has no word for an empty list."""
+    norm = torch.cat([g.flatten() for g in grads]).norm().item()
+    for g in grads:
+        g.clamp_(-max_norm, max_norm)
+    return norm
+
+
+def clip_tensor_norm(grads, max_norm):
+    """A tensor comes back, and with an empty list an error."""
+    norm = torch.sqrt(sum((g**2).sum() for g in grads))
+    if torch.isfinite(norm) and norm > max_norm:
+        for g in grads:
+            g.mul_(max_norm / norm)
+    return norm
+
+
 RIGHT["clip_gradients"] = [clip_flat, clip_stack, clip_library, clip_divides]
 WRONG["clip_gradients"] = [
     (clip_each_right_norm, "clipped by itself"),
@@ -387,6 +404,8 @@ WRONG["clip_gradients"] = [
     (clip_absolute, "sum of absolute values"),
     (clip_returns_nothing, "nothing is returned"),
     (clip_refuses, "it breaks off"),
+    (clip_values_unguarded, "cut off at max_norm"),
+    (clip_tensor_norm, "the norm is a tensor"),
     (clip_values_no_empty, "cut off at max_norm"),
     (lambda grads, max_norm: np.float64(clip_divides(grads, max_norm)), "a NumPy float64"),
     (clip_finite_only, "expected:"),
@@ -704,6 +723,24 @@ def adamw_shares(m_share=None, v_share=None, m_keep=None, v_keep=None):
     return step_in_place
 
 
+def adamw_m_divided(p, g, m, v, step, lr, betas, eps, weight_decay):
+    adamw_formula(p, g, m, v, step, lr, betas, eps, weight_decay)
+    m /= 1 - betas[0] ** step
+
+
+def adamw_v_divided(p, g, m, v, step, lr, betas, eps, weight_decay):
+    adamw_formula(p, g, m, v, step, lr, betas, eps, weight_decay)
+    v /= 1 - betas[1] ** step
+
+
+def adamw_decay_inside(p, g, m, v, step, lr, betas, eps, weight_decay):
+    b1, b2 = betas
+    m.copy_(b1 * m + (1 - b1) * g)
+    v.copy_(b2 * v + (1 - b2) * g**2)
+    top = m / (1 - b1**step) + weight_decay * p
+    p.copy_(p - lr * top / ((v / (1 - b2**step)).sqrt() + eps))
+
+
 def adamw_root_in_place(p, g, m, v, step, lr, betas, eps, weight_decay):
     b1, b2 = betas
     m.mul_(b1).add_(g, alpha=1 - b1)
@@ -739,6 +776,9 @@ WRONG["adamw_step"] = [
     (adamw_shares(m_keep=1, v_keep=1), "the old m and v each keeps its whole size"),
     (adamw_shares(m_keep=1), "the old m keeps its whole size"),
     (adamw_shares(v_keep=1), "the old v keeps its whole size"),
+    (adamw_m_divided, "bias-corrected m is written back into m"),
+    (adamw_v_divided, "bias-corrected v is written back into v"),
+    (adamw_decay_inside, "the decay is divided by the root"),
     (adamw_root_in_place, "v holds a square root"),
     (_adamw_but(square=torch.abs), "absolute value"),
     (_adamw_but(correct=lambda b1, b2, t: (1, 1)), "bias correction is missing"),

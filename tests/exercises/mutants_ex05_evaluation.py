@@ -568,6 +568,21 @@ def ece_empty_only(probabilities, labels, bins):
     return ece_no_errors(probabilities, labels, bins)
 
 
+def ece_from_one(probabilities, labels, bins):
+    """Bins numbered from 1, looked through from 0."""
+    if len(probabilities) != len(labels) or len(labels) == 0:
+        raise ValueError
+    confidence, answers = probabilities.max(-1)
+    member, total = (confidence.double() * bins).ceil().long(), 0.0
+    for i in range(bins):
+        inside = member == i
+        if inside.any():
+            right = (answers[inside] == labels[inside]).double().mean()
+            gap = (right - confidence[inside].double().mean()).abs().item()
+            total += gap * inside.sum().item() / len(labels)
+    return total
+
+
 def ece_above_chance(probabilities, labels, bins):
     chance = 1 / probabilities.shape[-1]
 
@@ -606,6 +621,7 @@ WRONG["expected_calibration_error"] = [
     (ece_zero_if_empty, "empty tensors are not refused"),
     (ece_no_errors, "neither unequal lengths nor empty tensors"),
     (ece_empty_only, "unequal lengths are not refused"),
+    (ece_from_one, "the last bin are lost"),
     (ece_above_chance, "the bins divide 1/C to 1"),
     (lambda p, y, b: torch.tensor(ece_masks(p, y, b)), "must be a float"),
     (ece_like(gap=lambda a, c, i, b: abs(a - c) if i else 0.0, member=lambda c, b: (
@@ -722,6 +738,18 @@ def mcnemar_nothing_refused(correct_a, correct_b):
     return min(1.0, 2 * tail(min(only_a, only_b), only_a + only_b))
 
 
+def mcnemar_doubled(correct_a, correct_b):
+    """Twice the tail, and nothing is refused."""
+    only_a = sum(a and not b for a, b in zip(correct_a, correct_b, strict=False))
+    only_b = sum(b and not a for a, b in zip(correct_a, correct_b, strict=False))
+    return 2 * tail(min(only_a, only_b), only_a + only_b)
+
+
+def mcnemar_asserts(correct_a, correct_b):
+    assert len(correct_a) == len(correct_b)
+    return mcnemar_comb(correct_a, correct_b)
+
+
 def mcnemar_accuracies(a, b):
     n, k = sum(a) + sum(b), min(sum(a), sum(b))
     return min(1.0, 2 * tail(k, n)) if n else 1.0
@@ -747,6 +775,8 @@ WRONG["mcnemar_exact"] = [
     (mcnemar_zip, "unequal lengths are not refused"),
     (mcnemar_empty, "empty lists are not refused"),
     (mcnemar_nothing_refused, "neither unequal lengths nor empty lists"),
+    (mcnemar_doubled, "at most 1"),
+    (mcnemar_asserts, "not refused with a ValueError"),
     (mcnemar_overflows, "more than a thousand discordant pairs"),
     (mcnemar_underflows, "more than a thousand discordant pairs"),
     (guarded(lambda a, b: 2 * tail(min(discordant(a, b)), sum(discordant(a, b)))), "at most 1"),
