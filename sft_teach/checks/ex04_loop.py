@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, tensor
 from torch.optim.adamw import adamw
 
-from sft_teach.checks.core import Case, Mistake, Task, fresh, same
+from sft_teach.checks.core import Case, Mistake, Seen, Task, fresh, is_right, look, same
 
 
 def number(value: Any) -> Any:
@@ -32,6 +32,26 @@ def filled(model: nn.Module, seed: int = 0) -> nn.Module:
             sign = torch.where(torch.rand(parameter.shape, generator=generator) < 0.5, -1.0, 1.0)
             parameter.copy_(noise * sign)
     return model
+
+
+def right_until(name: str, seen: list[Seen], last: int) -> bool:
+    """Whether there are outcomes up to case `last`, and all before it are right."""
+    task = TASKS[name]
+    return len(seen) > last and all(
+        is_right(one, look(task.reference, task, case), case)
+        for one, case in zip(seen[:last], task.cases, strict=False)
+    )
+
+
+def breaks_off(name: str, case: int, error: str = "") -> Callable[[list[Seen]], bool]:
+    """All is right until this case, which ends with an exception (of that name, if given)."""
+
+    def when(seen: list[Seen]) -> bool:
+        if not right_until(name, seen, case):
+            return False
+        return seen[case].error is not None and error in ("", seen[case].raised)
+
+    return when
 
 
 # --- warmup_linear ------------------------------------------------------------------------------
@@ -58,6 +78,14 @@ def _down(step: int, warmup: int, total: int) -> float:
     return (total - step) / (total - warmup)
 
 
+def _up_whole(step: int, warmup: int) -> float:
+    return (step + 1) // warmup
+
+
+def _down_whole(step: int, warmup: int, total: int) -> float:
+    return (total - step) // (total - warmup)
+
+
 def _warmup_first(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
@@ -68,6 +96,10 @@ def _never_ending(step: int, warmup: int, total: int) -> float:
     return _up(step, warmup) if step < warmup else _down(step, warmup, total)
 
 
+def _never_ending_guarded(step: int, warmup: int, total: int) -> float:
+    return _up(step, warmup) if step < warmup else (total - step) / max(total - warmup, 1)
+
+
 def _too_late(step: int, warmup: int, total: int) -> float:
     return 0.0 if step > total else _never_ending(step, warmup, total)
 
@@ -76,17 +108,6 @@ def _including_warmup(step: int, warmup: int, total: int) -> float:
     if step >= total:
         return 0.0
     return (step + 1) / warmup if step <= warmup else _down(step, warmup, total)
-
-
-def _divides_by_zero(where: int) -> Callable[[list], bool]:
-    """A ZeroDivisionError in that case, where the first seven came out right."""
-
-    def when(seen: list) -> bool:
-        usual = [look.value for look in seen[:7]]
-        right = same(usual, [0.25, 1.0, 1.0, 0.5, 1 / 6, 0.0, 0.0], 1e-5, 1e-4)
-        return right and len(seen) > where and seen[where].raised == "ZeroDivisionError"
-
-    return when
 
 
 WARMUP_LINEAR = Task(
@@ -105,6 +126,8 @@ WARMUP_LINEAR = Task(
         Case(fresh(3, 8, 3), "0 for every step from total on, whatever warmup is", as_number),
         Case(fresh(5, 8, 3), "0 for every step from total on, whatever warmup is", as_number),
         Case(fresh(4, 4, 4), "0 at step = total, also where warmup = total", as_number),
+        Case(fresh(0, 8, 3), "an eighth: the first of eight steps of the warm-up", as_number),
+        Case(fresh(1, 4, 4), "a half: the second of four steps of the warm-up", as_number),
     ],
     mistakes=[
         Mistake(
@@ -125,11 +148,14 @@ WARMUP_LINEAR = Task(
             "of the three cases must be asked first?",
             _warmup_first,
         ),
-        Mistake(
-            "after step = total it goes on below 0: the model would unlearn. It stays 0 from "
-            "there on.",
-            _never_ending,
-        ),
+        *[
+            Mistake(
+                "after step = total it goes on below 0: each update would step uphill. It stays 0 "
+                "from there on.",
+                wrong,
+            )
+            for wrong in (_never_ending, _never_ending_guarded)
+        ],
         Mistake(
             "it falls by 1 / total a step, so that there is a jump where the warm-up ends. The "
             "fall takes total - warmup steps.",
@@ -140,11 +166,17 @@ WARMUP_LINEAR = Task(
             "of the run is above 0.",
             lambda s, w, t: _rising(s, w, t, _up, lambda s, w, t: (t - s - 1) / (t - w)),
         ),
-        Mistake(
-            "at step = warmup the factor is above 1. The warm-up is over there: compare with < and "
-            "not with <=.",
-            _including_warmup,
-        ),
+        *[
+            Mistake(
+                "at step = warmup the factor is above 1. The warm-up is over there: compare with "
+                "< and not with <=.",
+                wrong,
+            )
+            for wrong in (
+                _including_warmup,
+                lambda s, w, t: _including_warmup(s, w, t) if w else _factor(s, w, t),
+            )
+        ],
         Mistake(
             "it stays at 1 after the warm-up. It falls in a line, to 0 at step = total.",
             lambda s, w, t: _rising(s, w, t, _up, lambda s, w, t: 1.0),
@@ -159,14 +191,30 @@ WARMUP_LINEAR = Task(
                 s, w, t, _up, lambda s, w, t: 0.5 + 0.5 * math.cos(math.pi * (s - w) / (t - w))
             ),
         ),
-        Mistake(
-            "whole-number division: `//` drops what comes after the point. Use `/`.",
-            lambda s, w, t: float(
-                _rising(
-                    s, w, t, lambda s, w: (s + 1) // w, lambda s, w, t: (t - s) // (t - w)
-                )
-            ),
-        ),
+        *[
+            Mistake(
+                "whole-number division: `//` drops what comes after the point. Use `/`.",
+                lambda s, w, t, rise=rise, fall=fall: float(_rising(s, w, t, rise, fall)),
+            )
+            for rise, fall in (
+                (_up_whole, _down),
+                (_up, _down_whole),
+                (_up_whole, _down_whole),
+            )
+        ],
+        *[
+            Mistake(
+                "a warm-up that is as long as the run or longer is shortened or left out. It is "
+                "cut off: while step < warmup and step < total the factor is (step + 1) / warmup.",
+                wrong,
+            )
+            for wrong in (
+                lambda s, w, t: _factor(s, min(w, t), t),
+                lambda s, w, t: _factor(s, w if w < t else 0, t),
+                lambda s, w, t: _factor(s, w if w <= t else 0, t),
+                lambda s, w, t: _factor(s, min(w, t - 1), t),
+            )
+        ],
         Mistake(
             "there is no warm-up: the factor falls from the first step on.",
             lambda s, w, t: max(0.0, (t - s) / t),
@@ -174,12 +222,12 @@ WARMUP_LINEAR = Task(
         Mistake(
             "with warmup = 0 it divides by 0. Ask whether there is a warm-up step to take before "
             "dividing by their number.",
-            when=_divides_by_zero(7),
+            when=breaks_off("warmup_linear", 7, "ZeroDivisionError"),
         ),
         Mistake(
             "it divides by total - warmup where the two are equal. At step = total the answer is 0 "
             "before anything is divided.",
-            when=_divides_by_zero(12),
+            when=breaks_off("warmup_linear", 12, "ZeroDivisionError"),
         ),
     ],
 )  # fmt: skip
@@ -195,14 +243,16 @@ def clipped(function: Callable, arguments: tuple) -> dict[str, Any]:
 
 
 def left_alone(function: Callable, arguments: tuple) -> dict[str, Any]:
-    """For a norm that is not finite: NaN equals nothing, so it is spelled out."""
+    """For a norm that is infinite or NaN, which equals nothing and is asked for instead."""
     grads, max_norm = arguments
     own, before = list(grads), [g.clone() for g in grads]
-    norm = function(grads, max_norm)
-    if type(norm) in (int, float):
-        norm = f"{norm:.5g}"
+    norm = number(function(grads, max_norm))
     kept = same(own, before, nan=True)
-    return {"norm": norm, "gradients": "as before" if kept else str([g.tolist() for g in own])}
+    gradients = "as before" if kept else f"now {[g.tolist() for g in own]}"
+    if any(g.isnan().any() for g in before):
+        is_nan = isinstance(norm, (float, Tensor)) and math.isnan(norm)
+        return {"the norm is NaN": is_nan, "gradients": gradients}
+    return {"norm": norm, "gradients": gradients}
 
 
 def _norm(grads: list[Tensor]) -> float:
@@ -246,6 +296,24 @@ def _clip_values(grads: list[Tensor], max_norm: float) -> float:
         for g in grads:
             g.clamp_(-max_norm, max_norm)
     return norm
+
+
+def _clip_values_always(grads: list[Tensor], max_norm: float) -> float:
+    norm = _norm(grads)
+    for g in grads:
+        g.clamp_(-max_norm, max_norm)
+    return norm
+
+
+def _clip_values_no_empty(kind: type[Exception]) -> Callable:
+    """torch.cat refuses an empty list with a ValueError, torch.stack with a RuntimeError."""
+
+    def clip(grads: list[Tensor], max_norm: float) -> float:
+        if not grads:
+            raise kind
+        return _clip_values_always(grads, max_norm)
+
+    return clip
 
 
 def _clip_always(grads: list[Tensor], max_norm: float) -> float:
@@ -296,6 +364,16 @@ def _took_for_parameters(seen: list) -> bool:
     return isinstance(value, dict) and same(value["norm"], 0.0, strict=False)
 
 
+def _norm_is_a_tensor(seen: list) -> bool:
+    value = seen[0].value
+    return (
+        isinstance(value, dict)
+        and isinstance(value["norm"], Tensor)
+        and same(value["norm"], 5.0, 1e-4, strict=False)
+        and same(value["gradients"], [tensor([0.6, 0.0]), tensor([0.8])], 1e-4)
+    )
+
+
 def _measured_only(seen: list) -> bool:
     """The norms are right, and what should have been scaled is as it was."""
     value = seen[0].value
@@ -335,6 +413,10 @@ CLIP_GRADIENTS = Task(
         Case(fresh([tensor([3.0, 1.0]), tensor([math.nan])], 1.0), NONFINITE, left_alone),
     ],
     mistakes=[
+        Mistake(
+            "the norm is a tensor, and must be a Python number: .item() makes one.",
+            when=_norm_is_a_tensor,
+        ),
         Mistake(
             "the norm is right, but the tensors of the caller are as they were. Scale them in "
             "place (mul_, or *= on the tensor itself): a new tensor never reaches the caller.",
@@ -378,11 +460,19 @@ CLIP_GRADIENTS = Task(
             "the squares are averaged. A norm takes their sum.",
             _clip_by(lambda grads: _norm(grads) / math.sqrt(sum(g.numel() for g in grads))),
         ),
-        Mistake(
-            "every number is cut off at max_norm. Clipping the norm scales all of them by one "
-            "factor and keeps the direction.",
-            _clip_values,
-        ),
+        *[
+            Mistake(
+                "every number is cut off at max_norm. Clipping the norm scales all of them by one "
+                "factor and keeps the direction.",
+                wrong,
+            )
+            for wrong in (
+                _clip_values,
+                _clip_values_always,
+                _clip_values_no_empty(ValueError),
+                _clip_values_no_empty(RuntimeError),
+            )
+        ],
         Mistake(
             "gradients that are short enough are made longer. Scale only where the norm exceeds "
             "max_norm.",
@@ -395,16 +485,25 @@ CLIP_GRADIENTS = Task(
         ),
         Mistake(
             "it breaks off with an empty list. Without any gradient the norm is 0.0.",
-            when=lambda seen: len(seen) > 5 and seen[5].error is not None
-            and not any(s.error for s in seen[:5]),
+            when=breaks_off("clip_gradients", 5),
         ),
         Mistake(
             "with gradients of 0 it divides by 0. Nothing has to be scaled there.",
-            when=lambda seen: len(seen) > 4 and seen[4].raised == "ZeroDivisionError",
+            when=breaks_off("clip_gradients", 4, "ZeroDivisionError"),
         ),
         Mistake(
-            "with an infinite norm the gradients are scaled by 0. Leave them alone and return "
-            "the norm: a norm can be larger than max_norm without being a number to divide by.",
+            "where the norm is not finite nothing is returned. Return the norm as it is.",
+            when=lambda seen: right_until("clip_gradients", seen, 6)
+            and isinstance(seen[6].value, dict) and seen[6].value.get("norm", 0.0) is None,
+        ),
+        Mistake(
+            "where the norm is not finite it breaks off. Return the norm and leave the gradients "
+            "alone: what to do then is for the loop to decide.",
+            when=breaks_off("clip_gradients", 6),
+        ),
+        Mistake(
+            "with an infinite norm the gradients are scaled as well, by max_norm / infinity = 0. "
+            "Leave them alone there, and return the norm.",
             _clip_unless_nan,
         ),
         Mistake(
@@ -424,8 +523,8 @@ CLIP_GRADIENTS = Task(
             _clip_then_clear,
         ),
         Mistake(
-            "gradients that are short enough are made longer, and with a norm of 0 or infinity "
-            "the factor is none at all. Scale only where a finite norm exceeds max_norm.",
+            "gradients that are short enough are made longer, and a norm that is not finite is "
+            "divided by as well. Scale only where a finite norm exceeds max_norm.",
             lambda grads, max_norm: (
                 norm := _norm(grads), _scale(grads, max_norm / (norm + 1e-6))
             )[0],
@@ -489,6 +588,27 @@ def _frozen_without_decay(model: nn.Module, weight_decay: float) -> list[dict]:
     return _grouped(
         list(model.parameters()), lambda p: p.ndim >= 2 and p.requires_grad, weight_decay
     )
+
+
+def _frozen_in_one(which: int) -> Callable:
+    """`requires_grad` is asked for in the other group only."""
+
+    def groups(model: nn.Module, weight_decay: float) -> list[dict]:
+        right, careless = _groups(model, weight_decay), _frozen_too(model, weight_decay)
+        return [careless[i] if i == which else right[i] for i in (0, 1)]
+
+    return groups
+
+
+def _by_name_frozen(*words: str) -> Callable:
+    """Names decide, and whether a parameter requires grad plays no part."""
+
+    def groups(model: nn.Module, weight_decay: float) -> list[dict]:
+        named = list(model.named_parameters())
+        plain = {id(p) for n, p in named if any(word in n.lower() for word in words)}
+        return _grouped([p for _, p in named], lambda p: id(p) not in plain, weight_decay)
+
+    return groups
 
 
 def _tied_twice(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -603,7 +723,7 @@ DECAY_GROUPS = Task(
         ),
         Case(
             lambda: (nn.TransformerEncoderLayer(4, 2, 8), 0.05),
-            "six matrices in the first group, all biases and both LayerNorm scales in the second",
+            "four matrices in the first group, all biases and both LayerNorm scales in the second",
             named_groups,
             shown="nn.TransformerEncoderLayer(4, 2, 8), 0.05",
         ),
@@ -668,7 +788,7 @@ DECAY_GROUPS = Task(
             _swapped_decay,
         ),
         Mistake(
-            "both groups decay. The second one has a weight_decay of 0.0, or it need not exist.",
+            "both groups decay. The second one has a weight_decay of 0.0.",
             _everywhere,
         ),
         Mistake(
@@ -685,6 +805,24 @@ DECAY_GROUPS = Task(
             "neither.",
             _frozen_without_decay,
         ),
+        Mistake(
+            "frozen parameters are in the first group. Whatever does not require grad belongs in "
+            "neither.",
+            _frozen_in_one(0),
+        ),
+        Mistake(
+            "frozen parameters are in the second group. Whatever does not require grad belongs in "
+            "neither.",
+            _frozen_in_one(1),
+        ),
+        *[
+            Mistake(
+                "names decide here, and frozen parameters are in the groups. Ask each parameter "
+                "for its number of dimensions, and whether it requires grad.",
+                _by_name_frozen(*words),
+            )
+            for words in (("bias", "norm"), ("bias",))
+        ],
         Mistake(
             "a shared parameter is there twice; an optimizer would refuse it. model.parameters() "
             "gives each one once.",
@@ -733,7 +871,8 @@ def updated(function: Callable, arguments: tuple) -> dict[str, Any]:
     """What p, m and v hold after one update, and what was returned (None is asked for)."""
     p, _, m, v = arguments[:4]
     returned = function(*arguments)
-    return {"p": p, "m": m, "v": v, "returned": returned if returned is None else "something"}
+    found = {"p": p, "m": m, "v": v}
+    return found if returned is None else found | {"returned": returned}
 
 
 def several(function: Callable, arguments: tuple) -> dict[str, Any]:
@@ -793,14 +932,62 @@ def _adam_like(
     return step_in_place
 
 
+def _averages_by(
+    share_m: Callable[[float], float] = lambda beta: 1 - beta,
+    share_v: Callable[[float], float] = lambda beta: 1 - beta,
+    keep_m: Callable[[float], float] = lambda beta: beta,
+    keep_v: Callable[[float], float] = lambda beta: beta,
+) -> Callable:
+    """AdamW with other shares of the old averages and of the new gradient."""
+
+    def step_in_place(p, g, m, v, step, lr, betas, eps, weight_decay):
+        first, second = betas
+        p.mul_(1 - lr * weight_decay)
+        m.mul_(keep_m(first)).add_(g, alpha=share_m(first))
+        v.mul_(keep_v(second)).addcmul_(g, g, value=share_v(second))
+        m_hat, v_hat = m / (1 - first**step), v / (1 - second**step)
+        p.sub_(lr * m_hat / (v_hat.sqrt() + eps))
+
+    return step_in_place
+
+
+def _one(beta: float) -> float:
+    return 1.0
+
+
+def _root_kept(p, g, m, v, *rest) -> None:
+    _adamw(p, g, m, v, *rest)
+    v.sqrt_()
+
+
+def _corrected_root_kept(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
+    _adamw(p, g, m, v, step, lr, betas, eps, weight_decay)
+    v.div_(1 - betas[1] ** step).sqrt_()
+
+
 def _moments_not_kept(p, g, m, v, *rest) -> None:
     _adamw(p, g, m.clone(), v.clone(), *rest)
 
 
-def _corrected_moments_kept(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
-    _adamw(p, g, m, v, step, lr, betas, eps, weight_decay)
-    m.div_(1 - betas[0] ** step)
-    v.div_(1 - betas[1] ** step)
+def _corrected_kept(names: str) -> Callable:
+    """The corrected averages are written back into m, v or both."""
+
+    def step_in_place(p, g, m, v, step, lr, betas, eps, weight_decay):
+        _adamw(p, g, m, v, step, lr, betas, eps, weight_decay)
+        if "m" in names:
+            m.div_(1 - betas[0] ** step)
+        if "v" in names:
+            v.div_(1 - betas[1] ** step)
+
+    return step_in_place
+
+
+def _decay_divided(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
+    """The decay joins m_hat and is divided by the root as well."""
+    old = p.clone()
+    _adamw(p, g, m, v, step, lr, betas, eps, 0.0)
+    root = (v / (1 - betas[1] ** step)).sqrt() + eps
+    p.sub_(lr * weight_decay * old / root)
 
 
 def _old_moments(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
@@ -811,16 +998,6 @@ def _old_moments(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
     p.sub_(lr * m_hat / (v_hat.sqrt() + eps))
     m.mul_(betas[0]).add_(g, alpha=1 - betas[0])
     v.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
-
-
-def _swapped_weights(p, g, m, v, step, lr, betas, eps, weight_decay) -> None:
-    """m = (1 - beta) m + beta g."""
-    first, second = betas
-    p.mul_(1 - lr * weight_decay)
-    m.mul_(1 - first).add_(g, alpha=first)
-    v.mul_(1 - second).addcmul_(g, g, value=second)
-    m_hat, v_hat = m / (1 - first**step), v / (1 - second**step)
-    p.sub_(lr * m_hat / (v_hat.sqrt() + eps))
 
 
 P, G = tensor([1.0, -2.0, 0.5]), tensor([0.5, 0.25, -1.0])
@@ -853,7 +1030,7 @@ def _first_update() -> tuple:
     """An answer may well build torch.optim.AdamW; its imports are not to count as its time."""
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     zero = tensor([0.0])
-    return tensor([1.0]), tensor([0.5]), zero, zero.clone(), 1, 0.1, (0.9, 0.999), 1e-8, 0.0
+    return tensor([1.0]), tensor([0.5]), zero, zero.clone(), 1, 0.1, (0.9, 0.999), 1e-8, 0.1
 
 
 ADAMW_STEP = Task(
@@ -862,13 +1039,13 @@ ADAMW_STEP = Task(
     cases=[
         Case(
             _first_update,
-            "p = 0.9, m = 0.05, v = 0.00025: the first step has the size of lr",
+            "p = 0.89, m = 0.05, v = 0.00025, as by hand in the task",
             updated,
         ),
         Case(
             fresh(tensor([1.0]), tensor([0.5]), tensor([0.0]), tensor([0.0]), 1, 0.1, (0.9, 0.999),
-                  1e-8, 0.1),
-            "p = 0.89: the decay takes lr x weight_decay x p beside the step",
+                  1e-8, 0.0),
+            "p = 0.9: without decay the first step has the size of lr",
             updated,
         ),
         Case(
@@ -911,7 +1088,7 @@ ADAMW_STEP = Task(
         Mistake(
             "it returns something. All results are in p, m and v; the function returns None.",
             when=lambda seen: isinstance(seen[0].value, dict)
-            and seen[0].value["returned"] is not None,
+            and "returned" in seen[0].value,
         ),
         Mistake(
             "the step goes uphill: subtract it.",
@@ -995,12 +1172,56 @@ ADAMW_STEP = Task(
         ),
         Mistake(
             "beta and 1 - beta are swapped: the old average keeps the share beta.",
-            _swapped_weights,
+            _averages_by(*[lambda beta: beta] * 2, *[lambda beta: 1 - beta] * 2),
         ),
+        *[
+            Mistake(
+                f"the new {what} with its whole size: its share is 1 minus beta, so that {name} "
+                "stays an average.",
+                _averages_by(**shares),
+            )
+            for what, name, shares in (
+                ("gradient and its square are added", "each", {"share_m": _one, "share_v": _one}),
+                ("gradient is added to m", "m", {"share_m": _one}),
+                ("squared gradient is added to v", "v", {"share_v": _one}),
+            )
+        ],
+        *[
+            Mistake(
+                f"the old {name} keeps its whole size: before the new share is added it shrinks to "
+                "beta times what it was.",
+                _averages_by(**shares),
+            )
+            for name, shares in (
+                ("m and v each", {"keep_m": _one, "keep_v": _one}),
+                ("m", {"keep_m": _one}),
+                ("v", {"keep_v": _one}),
+            )
+        ],
+        *[
+            Mistake(
+                "v holds a square root afterwards. A method that ends in an underscore (sqrt_) "
+                "works in place: take the root of a new tensor.",
+                wrong,
+            )
+            for wrong in (_root_kept, _corrected_root_kept)
+        ],
+        *[
+            Mistake(
+                f"the bias-corrected {what} written back into {where}. The correction is for this "
+                "step only: compute it as a new tensor.",
+                _corrected_kept(names),
+            )
+            for what, where, names in (
+                ("averages are", "m and v", "mv"),
+                ("m is", "m", "m"),
+                ("v is", "v", "v"),
+            )
+        ],
         Mistake(
-            "the bias-corrected averages are written back into m and v. The correction is for this "
-            "step only; keep the uncorrected ones.",
-            _corrected_moments_kept,
+            "the decay is divided by the root of v as well. Only the gradient's average is; the "
+            "decay shrinks p by lr x weight_decay x p.",
+            _decay_divided,
         ),
         Mistake(
             "the step uses m and v from before this gradient. Update the averages first.",
@@ -1016,6 +1237,7 @@ def gradients_and_loss(function: Callable, arguments: tuple) -> dict[str, Any]:
     micro_batches, model = arguments
     parameters = list(model.parameters())
     before = [p.detach().clone() for p in parameters]
+    modes = [module.training for module in model.modules()]
     loss = function(micro_batches, model)
     tracked = isinstance(loss, Tensor) and loss.requires_grad
     return {
@@ -1023,6 +1245,7 @@ def gradients_and_loss(function: Callable, arguments: tuple) -> dict[str, Any]:
         "gradients": [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters],
         "detached": not tracked,
         "parameters as before": same([p.detach() for p in parameters], before),
+        "mode as before": modes == [module.training for module in model.modules()],
     }
 
 
@@ -1153,6 +1376,73 @@ def _nothing_to_divide_by(micro_batches, model) -> Tensor:
     return _accumulate(micro_batches, model, lambda loss, count: loss / total)
 
 
+def _mean_times_count(micro_batches, model) -> Tensor:
+    """The mean of a micro-batch without labels is NaN, and NaN times 0 too."""
+    total = max(sum(int((labels != -100).sum()) for _, labels in micro_batches), 1)
+    return _accumulate(
+        micro_batches, model, lambda loss, count: loss / torch.tensor(count) * count / total
+    )
+
+
+def _over_own(size: Callable[[Tensor], int], mean: bool) -> Callable:
+    """Each micro-batch's sum over its own size, ignored labels counted; their sum or mean."""
+
+    def accumulated(micro_batches, model) -> Tensor:
+        result, n = torch.zeros(()), len(micro_batches) if mean else 1
+        for inputs, labels in micro_batches:
+            loss = _sum_and_count(model, inputs, labels)[0] / size(labels) / n
+            loss.backward()
+            result += loss.detach()
+        return result
+
+    return accumulated
+
+
+def _over_all_rows(micro_batches, model) -> Tensor:
+    total = sum(len(labels) for _, labels in micro_batches)
+    return _accumulate(micro_batches, model, lambda loss, count: loss / total)
+
+
+def _running_count(micro_batches, model) -> Tensor:
+    """Divides by the labels seen so far."""
+    seen = [0]
+
+    def part(loss: Tensor, count: int) -> Tensor:
+        seen[0] += count
+        return loss / max(seen[0], 1)
+
+    return _accumulate(micro_batches, model, part)
+
+
+def _undivided_gradients(micro_batches, model) -> Tensor:
+    total = max(sum(int((labels != -100).sum()) for _, labels in micro_batches), 1)
+    return _whole_sum(micro_batches, model) / total
+
+
+def _old_ones_divided(micro_batches, model) -> Tensor:
+    """Sums go backward, and all that .grad holds is divided in the end."""
+    total = max(sum(int((labels != -100).sum()) for _, labels in micro_batches), 1)
+    loss = _whole_sum(micro_batches, model) / total
+    for p in model.parameters():
+        if p.grad is not None:
+            p.grad /= total
+    return loss
+
+
+def _only_loss_wrong(seen: list) -> bool:
+    """Everything but the returned loss is right in the first two cases."""
+    for one, case in zip(seen[:2], ACCUMULATED_LOSS.cases, strict=False):
+        right = look(_accumulated, ACCUMULATED_LOSS, case).value
+        if not isinstance(one.value, dict) or not isinstance(one.value["loss"], (Tensor, float)):
+            return False
+        if not same({**one.value, "loss": 0}, {**right, "loss": 0}, 1e-5, 1e-4):
+            return False
+    return any(
+        not is_right(one, look(_accumulated, ACCUMULATED_LOSS, case), case)
+        for one, case in zip(seen[:2], ACCUMULATED_LOSS.cases, strict=False)
+    )
+
+
 def _running_backward(micro_batches, model) -> Tensor:
     """Backward through the running sum: the first micro-batch counts again each time."""
     total = max(sum(int((labels != -100).sum()) for _, labels in micro_batches), 1)
@@ -1252,6 +1542,16 @@ ACCUMULATED_LOSS = Task(
             and not seen[0].value["parameters as before"],
         ),
         Mistake(
+            "the model's mode was changed. model.train() and model.eval() are the caller's affair.",
+            when=lambda seen: isinstance(seen[0].value, dict)
+            and not seen[0].value["mode as before"],
+        ),
+        Mistake(
+            "logits (..., C) and labels (...) do not fit together as they are: cross_entropy looks "
+            "for the classes in dimension 1. Flatten the logits to (N, C) and the labels to (N,).",
+            when=lambda seen: any("Expected target size" in str(one.error) for one in seen),
+        ),
+        Mistake(
             "no gradient arrived in the parameters. Call backward on each micro-batch's share of "
             "the loss.",
             _without_backward,
@@ -1293,6 +1593,39 @@ ACCUMULATED_LOSS = Task(
             "the micro-batches' means are added up: with twice as many micro-batches the gradient "
             "would be twice as long. Divide each sum by the number of labels of ALL of them.",
             _sum_of_means,
+        ),
+        *[
+            Mistake(
+                "each micro-batch's sum is divided by its own size, and ignored labels are counted "
+                "in it. Divide by the labels of ALL micro-batches that are not -100.",
+                _over_own(size, mean),
+            )
+            for size in (Tensor.numel, len)
+            for mean in (False, True)
+        ],
+        Mistake(
+            "divided by the number of all rows. Divide by the number of labels that are not -100.",
+            _over_all_rows,
+        ),
+        Mistake(
+            "each micro-batch's sum is divided by the labels counted so far. Count those of ALL "
+            "micro-batches before the first one goes backward.",
+            _running_count,
+        ),
+        Mistake(
+            "NaN where one micro-batch has no label: its own mean is 0 divided by 0, and NaN times "
+            "0 stays NaN. Start from its sum instead of its mean.",
+            _mean_times_count,
+        ),
+        Mistake(
+            "the loss is right, but the sum went backward, so that the gradients are too large. "
+            "Divide before backward.",
+            _undivided_gradients,
+        ),
+        Mistake(
+            "the gradients that were there are divided as well. Divide the loss before backward, "
+            "and leave .grad alone.",
+            _old_ones_divided,
         ),
         Mistake(
             "the sum over all labels. The mean is asked for: count all labels that are not -100 "
@@ -1339,13 +1672,17 @@ ACCUMULATED_LOSS = Task(
         ),
         Mistake(
             "without any label it breaks off. It returns 0 there, and leaves the gradients alone.",
-            when=lambda seen: len(seen) > 5 and seen[5].error is not None
-            and not any(s.error for s in seen[:5]),
+            when=breaks_off("accumulated_loss", 5),
         ),
         Mistake(
             "the returned loss still holds on to its graph, and with it the memory that "
             "accumulation was to save. Return it detached.",
             when=lambda seen: isinstance(seen[0].value, dict) and not seen[0].value["detached"],
+        ),
+        Mistake(
+            "the gradients are right, but the returned loss is not. Return the mean over all "
+            "labels that count: the shares that went backward add up to it.",
+            when=_only_loss_wrong,
         ),
     ],
 )  # fmt: skip
@@ -1360,6 +1697,7 @@ def after_steps(function: Callable, arguments: tuple) -> dict[str, Any]:
     statistics = [b for n, b in model.named_buffers() if n.endswith("running_mean")]
     seen: dict[str, Any] = {"loss": losses[0]} if len(losses) == 1 else {"losses": losses}
     seen["parameters"] = [p.detach() for p in model.parameters()]
+    seen["in train mode"] = all(module.training for module in model.modules())
     if passes:
         seen |= {"forward passes in train mode": passes[0], "running mean": statistics[0]}
     return seen
@@ -1367,14 +1705,16 @@ def after_steps(function: Callable, arguments: tuple) -> dict[str, Any]:
 
 def _step(
     model, batch, optimizer, max_norm, *,
-    train: bool = True, clear: str = "before", clip: str = "joint", steps: int = 1,
+    train: str = "train", clear: str = "before", clip: str = "joint", steps: int = 1,
     loss_of: Callable = F.cross_entropy, returned: str = "before",
 ) -> Any:  # fmt: skip
     """One step with one thing done differently; by default the right one."""
     inputs, labels = batch
     parameters = list(model.parameters())
-    if train:
+    if train in ("train", "train, then eval"):
         model.train()
+    elif train == "eval":
+        model.eval()
     if clear == "before":
         optimizer.zero_grad()
     loss = loss_of(model(inputs), labels)
@@ -1398,6 +1738,8 @@ def _step(
         optimizer.step()
     if clear == "after":
         optimizer.zero_grad()
+    if train == "train, then eval":
+        model.eval()
     if returned == "after":
         with torch.no_grad():
             loss = loss_of(model(inputs), labels)
@@ -1420,6 +1762,13 @@ def _never_backward(model, batch, optimizer, max_norm) -> float:
     loss = F.cross_entropy(model(batch[0]), batch[1])
     optimizer.step()
     return loss.item()
+
+
+def _summed_backward(model, batch, optimizer, max_norm) -> float:
+    def summed(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum")
+
+    return _step(model, batch, optimizer, max_norm, loss_of=summed) / len(batch[1])
 
 
 def _two_passes(model, batch, optimizer, max_norm) -> float:
@@ -1547,7 +1896,17 @@ TRAIN_STEP = Task(
         Mistake(
             "the model stays in the mode in which it came. Training needs model.train(): dropout "
             "and BatchNorm behave differently in eval mode.",
-            _stepping(train=False),
+            _stepping(train=""),
+        ),
+        Mistake(
+            "the model was put into eval mode. Training needs model.train(): dropout and BatchNorm "
+            "behave differently in eval mode.",
+            _stepping(train="eval"),
+        ),
+        Mistake(
+            "the model is in eval mode afterwards. Switch train mode on and leave it on: the next "
+            "step needs it as well.",
+            _stepping(train="train, then eval"),
         ),
         Mistake(
             "the gradients that the optimizer uses are not clipped. Clipping stands between "
@@ -1582,6 +1941,11 @@ TRAIN_STEP = Task(
             _stepping(returned="norm"),
         ),
         Mistake(
+            "the loss is right, but the sum over the batch went backward, so that the gradients "
+            "are too large. Take the mean before backward.",
+            _summed_backward,
+        ),
+        Mistake(
             "the summed loss. The mean over the batch is asked for.",
             _stepping(loss_of=lambda x, y: F.cross_entropy(x, y, reduction="sum")),
         ),
@@ -1598,15 +1962,14 @@ TRAIN_STEP = Task(
             _two_passes,
         ),
         Mistake(
-            "more than one forward pass: a BatchNorm sees the batch each time. One is enough for "
-            "loss and gradients.",
+            "more than one forward pass: a BatchNorm sees the batch each time. Loss and gradients "
+            "come from the same one.",
             when=_passes,
         ),
         Mistake(
             "a frozen parameter has no gradient (None). Leave those out, or use clip_grad_norm_, "
             "which does.",
-            when=lambda seen: len(seen) > 5 and seen[5].error is not None
-            and not any(s.error for s in seen[:5]),
+            when=breaks_off("train_step", 5),
         ),
     ],
 )  # fmt: skip

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, tensor
 
-from sft_teach.checks.core import Case, Mistake, Seen, Task, fresh
+from sft_teach.checks.core import Case, Mistake, Seen, Task, fresh, is_right, look, same
 
-UNEQUAL = "a ValueError: one label and one answer per example are needed"
+UNEQUAL = "a ValueError: one of the two is longer than the other"
 EMPTY = "a ValueError: nothing was measured"
 
 
@@ -31,6 +31,63 @@ def unequal_and_empty(rule: Callable) -> Callable:
         return rule(first, second, *more)
 
     return wrong
+
+
+def wrong_values(name: str, seen: list[Seen]) -> set[int]:
+    """Numbers of the cases with a result that is not right."""
+    return _failing(name, seen, raising=False)
+
+
+def _failing(name: str, seen: list[Seen], raising: bool) -> set[int]:
+    task = TASKS[name]
+    return {
+        i
+        for i, case in enumerate(task.cases)
+        if (case.raises is not None) is raising
+        and not (i < len(seen) and is_right(seen[i], look(task.reference, task, case), case))
+    }
+
+
+def takes(name: str, *groups: set[int], only: bool = False) -> Callable[[list[Seen]], bool]:
+    """All results are right, but of each group of cases at least one is not refused.
+
+    With `only`, exactly the cases of the groups are not refused.
+    """
+
+    def when(seen: list[Seen]) -> bool:
+        if wrong_values(name, seen):
+            return False
+        missing = _failing(name, seen, raising=True)
+        if only:
+            return missing == set().union(*groups)
+        return all(group & missing for group in groups)
+
+    return when
+
+
+def fails_at(name: str, case: int) -> Callable[[list[Seen]], bool]:
+    """Of all results, only that of this case is not right."""
+    return lambda seen: wrong_values(name, seen) == {case}
+
+
+def refusals(name: str, unequal: set[int], empty: set[int], what: str = "lists") -> list[Mistake]:
+    """Right results, but what has to be refused is not, or not with a ValueError."""
+    return [
+        Mistake(
+            f"neither unequal lengths nor empty {what} are refused with a ValueError. Look at both "
+            "lengths before you compute.",
+            when=takes(name, unequal, empty),
+        ),
+        Mistake(
+            f"{what} of unequal lengths are not refused with a ValueError. Compare the two lengths "
+            "before you compute.",
+            when=takes(name, unequal),
+        ),
+        Mistake(
+            f"empty {what} are not refused with a ValueError, although nothing was measured.",
+            when=takes(name, empty),
+        ),
+    ]
 
 
 # --- confusion_matrix ---------------------------------------------------------------------------
@@ -66,26 +123,6 @@ def _confusion(
 
 def _confusion_with(check: str = "length low high", rule: Callable = _counts) -> Callable:
     return lambda labels, predictions, n: _confusion(labels, predictions, n, check, rule)
-
-
-def _wrapping(labels: list[int], predictions: list[int], num_classes: int) -> Tensor:
-    """Python's negative indices: class -1 is counted as the last one."""
-    if any(c < -num_classes or c >= num_classes for c in [*labels, *predictions]):
-        raise IndexError("class")
-    return _counts(
-        [c % num_classes for c in labels], [c % num_classes for c in predictions], num_classes
-    )
-
-
-def _last_plus_one(labels: list[int], predictions: list[int], num_classes: int) -> Tensor:
-    if len(labels) == len(predictions) and max([*labels, *predictions], default=0) == num_classes:
-        raise IndexError("class")
-    return _confusion(labels, predictions, num_classes)
-
-
-def _labels_only(labels: list[int], predictions: list[int], num_classes: int) -> Tensor:
-    _confusion(labels, [0] * len(predictions), num_classes)
-    return _wrapping(labels, predictions, num_classes)
 
 
 def _as_large_as_seen(labels: list[int], predictions: list[int], num_classes: int) -> Tensor:
@@ -126,37 +163,39 @@ CONFUSION = Task(
             _confusion_with("length empty low high"),
         ),
         Mistake(
-            "lists of unequal lengths are taken, and what has no partner is dropped. Raise a "
-            "ValueError.",
-            _confusion_with("low high"),
+            "lists of unequal lengths are not refused with a ValueError. Compare the two lengths "
+            "before you count.",
+            when=takes("confusion_matrix", {4, 5}),
         ),
         Mistake(
-            "a class below 0 is counted as one from the end: index -1 is the last row. Raise a "
-            "ValueError.",
-            _confusion_with("length high", _wrapping),
+            "classes outside range(num_classes) are not refused with a ValueError, neither those "
+            "below 0 nor those from num_classes on. Look at the classes before you count.",
+            when=takes("confusion_matrix", {6, 7, 8, 9, 10, 11}, only=True),
         ),
         Mistake(
             "num_classes itself is let through, and then there is no such row. The last class is "
             "num_classes - 1.",
-            _last_plus_one,
+            when=takes("confusion_matrix", {6, 7}, only=True),
         ),
         Mistake(
             "only the labels are looked at: a prediction outside of range(num_classes) must raise "
             "a ValueError too.",
-            _labels_only,
+            when=takes("confusion_matrix", {7, 8, 10, 11}, only=True),
         ),
         Mistake(
-            "a class that does not exist is not refused with a ValueError, and -1 is counted as "
-            "the last one. Look at the classes before you count.",
-            _confusion_with("length", _wrapping),
+            "only the predictions are looked at: a label outside of range(num_classes) must raise "
+            "a ValueError too.",
+            when=takes("confusion_matrix", {6, 9}, only=True),
         ),
         Mistake(
-            "a class below 0 is passed over or counted. Raise a ValueError.",
-            _confusion_with("length high"),
+            "a class below 0 is not refused with a ValueError. An index of -1 means the last row "
+            "to Python, so that nobody would notice: look at the classes before you count.",
+            when=takes("confusion_matrix", {8, 9, 11}, only=True),
         ),
         Mistake(
-            "a class of num_classes or above is passed over. Raise a ValueError.",
-            _confusion_with("length low"),
+            "a class of num_classes or above is not refused with a ValueError. Look at the "
+            "classes before you count.",
+            when=takes("confusion_matrix", {6, 7, 10}, only=True),
         ),
         Mistake(
             "a class that does not occur has no row, so that rows and columns no longer stand for "
@@ -166,10 +205,6 @@ CONFUSION = Task(
         Mistake(
             "the matrix is as large as the largest class that occurs. Its size is num_classes.",
             _as_large_as_seen,
-        ),
-        Mistake(
-            "classes that do not exist are passed over. Raise a ValueError.",
-            _confusion_with("length"),
         ),
         Mistake(
             "rows and columns are swapped. Rows are the true classes.",
@@ -279,7 +314,7 @@ MACRO_F1 = Task(
             number,
         ),
         Case(fresh(tensor([[4, 0, 1], [3, 0, 2], [1, 0, 6]])), "a class never answered", number),
-        Case(fresh(tensor([[4, 1, 0], [2, 5, 1], [0, 0, 0]])), "a class without true rows", number),
+        Case(fresh(tensor([[4, 1, 0], [2, 5, 1], [0, 0, 0]])), "a class that no label has", number),
         Case(
             fresh(tensor([[4, 0, 1], [0, 0, 0], [2, 0, 3]])),
             "a class neither true nor answered counts as 0 in the mean over all three",
@@ -302,7 +337,7 @@ MACRO_F1 = Task(
             _where_any,
         ),
         Mistake(
-            "a class without true rows is left out of the mean. It counts as 0: the mean is over "
+            "a class that no label has is left out of the mean. It counts as 0: the mean is over "
             "all classes.",
             _where_true,
         ),
@@ -372,7 +407,9 @@ MACRO_F1 = Task(
 )
 
 # --- bootstrap_interval -------------------------------------------------------------------------
-NOT_FLOATS = "not a tuple of two Python floats"
+NOT_FLOATS = "the ends are no Python floats"
+NO_PAIR = "not a tuple of two numbers"
+A_LIST = "a list in place of a tuple"
 HUNDREDS = [True] * 280 + [False] * 120
 TEN = [True] * 9 + [False]
 CHANCE = 1e-11  # that a right answer falls outside on one side of one end
@@ -406,12 +443,21 @@ def _within(interval: tuple, ends: list[tuple[float, float]]) -> bool:
     return all(a - 1e-9 <= value <= b + 1e-9 for value, (a, b) in zip(interval, ends, strict=True))
 
 
+def _odd(found: Any) -> str:
+    """What keeps a result from being a tuple of two Python floats."""
+    if type(found) is list and len(found) == 2:
+        return A_LIST
+    if type(found) is not tuple or len(found) != 2:
+        return NO_PAIR
+    return NOT_FLOATS if any(type(v) is not float for v in found) else ""
+
+
 def interval(function: Callable, arguments: tuple) -> list[str] | str:
     """Broken rules about an interval; what it looks like where that is known."""
     correct, level, resamples, _ = arguments
     found = function(*arguments)
-    if type(found) is not tuple or len(found) != 2 or any(type(v) is not float for v in found):
-        return NOT_FLOATS
+    if odd := _odd(found):
+        return odd
     n, right = len(correct), sum(correct)
     low, high = (1 - level) / 2, (1 + level) / 2
     wanted = _ends(right, n, low, high, resamples)
@@ -449,8 +495,8 @@ def repeats(function: Callable, arguments: tuple) -> list[str] | str:
     lows = []
     for seed in range(20):
         found = function(list(correct), level, resamples, seed)
-        if type(found) is not tuple or len(found) != 2 or any(type(v) is not float for v in found):
-            return NOT_FLOATS
+        if odd := _odd(found):
+            return odd
         lows.append(found)
     if [function(list(correct), level, resamples, seed) for seed in range(4)] != lows[:4]:
         return ["the same seed gives two results"]
@@ -486,8 +532,21 @@ def _bootstrap(correct: list[bool], level: float, resamples: int, seed: int) -> 
     return low, high
 
 
-def _silent_bootstrap(correct: list[bool], level: float, resamples: int, seed: int) -> tuple:
-    return _bootstrap(correct, level, resamples, seed) if correct else (0.0, 0.0)
+def _of_two(*ends: float) -> Callable[[list[Seen]], bool]:
+    """The large intervals are right, and of two answers, one of them right, this one comes."""
+
+    def when(seen: list[Seen]) -> bool:
+        usual = len(seen) > 4 and seen[0].value == seen[1].value == []
+        return usual and same(seen[4].value, ends, 1e-9)
+
+    return when
+
+
+def _indexed_a_list(seen: list[Seen]) -> bool:
+    words = str(seen[0].error)
+    return seen[0].raised == "TypeError" and (
+        "list indices must be integers" in words or "only integer" in words
+    )
 
 
 BOOTSTRAP = Task(
@@ -495,25 +554,29 @@ BOOTSTRAP = Task(
     cases=[
         Case(
             fresh(HUNDREDS, 0.4, 2000, 0),
-            "the middle 40 % of the resampled accuracies; nothing broken: []",
+            "the middle 40 % of the resampled accuracies",
             interval,
             shown="280 of 400 right, level 0.4, 2000 resamples, seed 0",
         ),
         Case(
             fresh(HUNDREDS, 0.9, 2000, 1),
-            "the middle 90 % of the resampled accuracies; nothing broken: []",
+            "the middle 90 % of the resampled accuracies",
             interval,
             shown="280 of 400 right, level 0.9, 2000 resamples, seed 1",
         ),
         Case(
             fresh(TEN, 0.95, 2000, 0),
-            "accuracies that ten draws can have, none above 1; nothing broken: []",
+            "accuracies that ten draws can have, none above 1",
             interval,
         ),
         Case(fresh([True] * 5, 0.9, 50, 0), "(1.0, 1.0): every resample is all right"),
         Case(
+            fresh([True, False], 0.2, 2000, 0),
+            "(0.5, 0.5): about half of all resamples of two answers hold one of each",
+        ),
+        Case(
             fresh([True] * 210 + [False] * 91, 0.5, 2, 0),
-            "two resamples scatter from seed to seed; nothing broken: []",
+            "two resamples scatter from seed to seed",
             repeats,
             shown="210 of 301 right, level 0.5, 2 resamples, 20 seeds",
         ),
@@ -521,9 +584,39 @@ BOOTSTRAP = Task(
     ],
     mistakes=[
         Mistake(
-            "the result must be a tuple of two Python floats. NumPy's and torch's numbers are not: "
-            "float(...) makes one.",
+            "a Python list takes one index at a time. Make an array or a tensor of `correct` "
+            "first: these take all indices at once.",
+            when=_indexed_a_list,
+        ),
+        Mistake(
+            "the result is a list, and must be a tuple: (low, high).",
+            when=says(A_LIST),
+        ),
+        Mistake(
+            "the result must be a tuple of two numbers: (low, high).",
+            when=says(NO_PAIR),
+        ),
+        Mistake(
+            "the two ends must be Python floats. NumPy's and torch's numbers are not: float(...) "
+            "makes one.",
             when=says(NOT_FLOATS),
+        ),
+        Mistake(
+            "each resample is one answer short: it holds n - 1. Draw n, as many as there are.",
+            when=_of_two(0.0, 1.0),
+        ),
+        Mistake(
+            "each resample holds one answer too many, n + 1. Draw n, as many as there are.",
+            when=_of_two(1 / 3, 2 / 3),
+        ),
+        Mistake(
+            "the last answer is never drawn. The indices go from 0 to n - 1: does the upper end of "
+            "the range belong to it?",
+            when=_of_two(1.0, 1.0),
+        ),
+        Mistake(
+            "the first answer is never drawn. The indices go from 0 to n - 1.",
+            when=_of_two(0.0, 0.0),
         ),
         Mistake(
             "low and high are swapped: the lower end comes first.",
@@ -586,14 +679,14 @@ BOOTSTRAP = Task(
             when=says("more resamples were drawn"),
         ),
         Mistake(
-            "an empty list gives an interval, as if something had been measured. Raise a "
-            "ValueError.",
-            _silent_bootstrap,
+            "an empty list is not refused with a ValueError, although nothing was measured.",
+            when=takes("bootstrap_interval", {6}),
         ),
     ],
 )
 
 # --- expected_calibration_error -----------------------------------------------------------------
+ONE = tensor([[0.17, 0.83]])  # nowhere near an edge of ten bins
 SIX = tensor([[0.38, 0.62], [0.35, 0.65], [0.32, 0.68], [0.07, 0.93], [0.05, 0.95], [0.03, 0.97]])
 SIX_LABELS = tensor([1, 0, 1, 1, 1, 0])
 THREE = tensor(
@@ -650,6 +743,16 @@ def _equal_counts(confidence: Tensor, bins: int) -> Tensor:
     return rank * bins // len(confidence)
 
 
+def _above_chance(classes: int) -> Callable:
+    """Bins between 1/C and 1."""
+
+    def member(confidence: Tensor, bins: int) -> Tensor:
+        share = (confidence - 1 / classes) / (1 - 1 / classes)
+        return (share * bins).ceil().sub(1).clamp(0, bins - 1).long()
+
+    return member
+
+
 def _without_the_sure(probabilities: Tensor, labels: Tensor, bins: int) -> float:
     """A confidence of 1 falls out of [lo, hi)."""
     if len(probabilities) != len(labels) or len(labels) == 0:
@@ -667,28 +770,12 @@ def _nan_ece(probabilities: Tensor, labels: Tensor, bins: int) -> float:
     return right if len(filled) == bins else math.nan
 
 
-def _ece_lengths_unseen(probabilities: Tensor, labels: Tensor, bins: int) -> float:
-    n = min(len(probabilities), len(labels))
-    return _ece(probabilities[:n], labels[:n], bins)
-
-
-def _ece_empty_unseen(probabilities: Tensor, labels: Tensor, bins: int) -> float:
-    if len(probabilities) != len(labels):
-        raise ValueError("lengths")
-    return _ece(probabilities, labels, bins) if len(labels) else 0.0
-
-
-def _ece_nothing_seen(probabilities: Tensor, labels: Tensor, bins: int) -> float:
-    n = min(len(probabilities), len(labels))
-    return _ece(probabilities[:n], labels[:n], bins) if n else 0.0
-
-
 NO_ROWS = (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 10)
 ECE = Task(
     reference=_ece,
     cases=[
-        Case(fresh(tensor([[0.2, 0.8]]), tensor([1]), 10), "0.2: one answer, right, sure to 0.8"),
-        Case(fresh(tensor([[0.2, 0.8]]), tensor([0]), 10), "0.8: one answer, wrong, sure to 0.8"),
+        Case(fresh(ONE, tensor([1]), 10), "0.17: one answer, right, with confidence 0.83"),
+        Case(fresh(ONE, tensor([0]), 10), "0.83: one answer, wrong, with confidence 0.83"),
         Case(fresh(SIX, SIX_LABELS, 10), "0.15, as by hand in the task"),
         Case(fresh(SIX, SIX_LABELS, 1), "|accuracy - mean confidence| over all"),
         Case(fresh(THREE, THREE_LABELS, 5), "the gaps of the filled bins, each by its share"),
@@ -709,18 +796,7 @@ ECE = Task(
             "to the last one.",
             _ece_with(member=lambda c, bins: (c * bins).floor().long()),
         ),
-        Mistake(
-            "probabilities and labels of unequal lengths are taken. Raise a ValueError.",
-            _ece_lengths_unseen,
-        ),
-        Mistake(
-            "no rows give 0, as if something had been measured. Raise a ValueError.",
-            _ece_empty_unseen,
-        ),
-        Mistake(
-            "neither unequal lengths nor empty tensors are refused. Raise a ValueError for both.",
-            _ece_nothing_seen,
-        ),
+        *refusals("expected_calibration_error", {7, 8}, {9}, "tensors"),
         Mistake(
             "NaN where a bin is empty: it has no accuracy. Leave empty bins out.",
             _nan_ece,
@@ -789,6 +865,14 @@ ECE = Task(
             ),
         ),
         Mistake(
+            "the answers of the last bin are lost. Do the numbers of your bins begin at 0 or at 1?",
+            _ece_with(gap=lambda a, m, i, bins: abs(a - m) if i < bins - 1 else 0.0),
+        ),
+        Mistake(
+            "the bins divide 1/C to 1. They divide 0 to 1, although no confidence is below 1/C.",
+            lambda p, y, bins: _ece(p, y, bins, member=_above_chance(p.shape[-1])),
+        ),
+        Mistake(
             "the bins divide the range from the lowest to the highest confidence. They divide 0 to "
             "1, whatever occurs.",
             _ece_with(
@@ -835,10 +919,24 @@ def _mcnemar(correct_a: list[bool], correct_b: list[bool]) -> float:
 
 
 def _of_pairs(rule: Callable) -> Callable:
-    """The right errors and 1.0 without discordant pairs; another rule for their counts."""
-    return unequal_and_empty(
-        lambda a, b: rule(*_discordant(a, b)) if any(_discordant(a, b)) else 1.0
-    )
+    """1.0 without discordant pairs; another rule for their counts. Nothing is refused."""
+    return lambda a, b: rule(*_discordant(a, b)) if any(_discordant(a, b)) else 1.0
+
+
+def _pairs_mistake(hint: str, rule: Callable) -> list[Mistake]:
+    """With the right errors, and with none."""
+    return [Mistake(hint, unequal_and_empty(_of_pairs(rule))), Mistake(hint, _of_pairs(rule))]
+
+
+def _doubled(correct_a: list[bool], correct_b: list[bool]) -> float:
+    """Twice the tail, whatever comes; 2 without discordant pairs."""
+    pairs = _discordant(correct_a, correct_b)
+    return 2 * _tail(min(pairs), sum(pairs))
+
+
+def _split(a: int, b: int) -> float:
+    """Probability of exactly this split."""
+    return math.comb(a + b, a) / 2 ** (a + b)
 
 
 def _chi_square(a: int, b: int, correction: int = 0) -> float:
@@ -853,22 +951,6 @@ def _from_accuracies(correct_a: list[bool], correct_b: list[bool]) -> float:
 
 def _all_rows(correct_a: list[bool], correct_b: list[bool]) -> float:
     return min(1.0, 2 * _tail(min(_discordant(correct_a, correct_b)), len(correct_a)))
-
-
-def _lengths_unseen(correct_a: list[bool], correct_b: list[bool]) -> float:
-    n = min(len(correct_a), len(correct_b))
-    if max(len(correct_a), len(correct_b)) == 0:
-        raise ValueError("empty")
-    return _mcnemar(correct_a[:n], correct_b[:n]) if n else 1.0
-
-
-def _empty_unseen(correct_a: list[bool], correct_b: list[bool]) -> float:
-    return _mcnemar(correct_a, correct_b) if correct_a or correct_b else 1.0
-
-
-def _nothing_seen(correct_a: list[bool], correct_b: list[bool]) -> float:
-    n = min(len(correct_a), len(correct_b))
-    return _mcnemar(correct_a[:n], correct_b[:n]) if n else 1.0
 
 
 def _nan_without_pairs(correct_a: list[bool], correct_b: list[bool]) -> float:
@@ -901,6 +983,12 @@ MCNEMAR = Task(
         Case(fresh(*_pair(2, 3, 3, 1)), "1.0: a p-value is at most 1", number),
         Case(fresh(*_pair(2, 0, 5, 1)), "2 / 32: no pair for A", number),
         Case(fresh([True, False], [True, False]), "1.0: there is no discordant pair", number),
+        Case(
+            fresh(*_pair(300, 560, 600, 40)),
+            "twice the probability of at most 560 heads in 1160 throws",
+            number,
+            shown="1500 answers; only A right 560 times, only B 600 times",
+        ),
         Case(fresh([True, False], [True]), UNEQUAL, raises=ValueError),
         Case(fresh([], [True]), UNEQUAL, raises=ValueError),
         Case(fresh([], []), EMPTY, raises=ValueError),
@@ -918,64 +1006,66 @@ MCNEMAR = Task(
             "0 where two models never differ. Nothing speaks against them being alike: 1.0.",
             lambda a, b: _mcnemar(a, b) if any(_discordant(a, b)) or len(a) != len(b) else 0.0,
         ),
+        *refusals("mcnemar_exact", {8, 9}, {10}),
         Mistake(
-            "lists of unequal lengths are taken, and what has no partner is dropped. Raise a "
-            "ValueError.",
-            _lengths_unseen,
+            "with more than a thousand discordant pairs it fails: 0.5 ** n is 0 there, and the "
+            "number of outcomes no longer fits into a float. Python's whole numbers have no limit: "
+            "when do they become a float?",
+            when=fails_at("mcnemar_exact", 7),
         ),
-        Mistake(
-            "two empty lists give 1, as if something had been measured. Raise a ValueError.",
-            _empty_unseen,
-        ),
-        Mistake(
-            "neither unequal lengths nor empty lists are refused. Raise a ValueError for both.",
-            _nothing_seen,
-        ),
-        Mistake(
+        *_pairs_mistake(
             "above 1 where both models win about as often: twice the tail counts the middle twice. "
             "A p-value is at most 1.",
-            _of_pairs(lambda a, b: 2 * _tail(min(a, b), a + b)),
+            lambda a, b: 2 * _tail(min(a, b), a + b),
         ),
-        Mistake(
+        *[
+            Mistake(
+                "above 1 where both models win about as often, and where they never differ: twice "
+                "the tail counts the middle twice. A p-value is at most 1.",
+                wrong,
+            )
+            for wrong in (unequal_and_empty(_doubled), _doubled)
+        ],
+        *_pairs_mistake(
             "one-sided: the tail must be doubled, because either model could have been ahead.",
-            _of_pairs(lambda a, b: _tail(min(a, b), a + b)),
+            lambda a, b: _tail(min(a, b), a + b),
         ),
-        Mistake(
+        *_pairs_mistake(
             "the probability of exactly this split. A p-value adds everything that is at least as "
             "lopsided.",
-            _of_pairs(lambda a, b: math.comb(a + b, a) / 2 ** (a + b)),
+            _split,
         ),
-        Mistake(
+        *_pairs_mistake(
             "twice the probability of exactly this split. Add everything that is at least as "
             "lopsided.",
-            _of_pairs(lambda a, b: min(1.0, 2 * math.comb(a + b, a) / 2 ** (a + b))),
+            lambda a, b: min(1.0, 2 * _split(a, b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "the sum ends one too early: at most min(n01, n10) includes min(n01, n10) itself.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _tail(min(a, b) - 1, a + b))),
+            lambda a, b: min(1.0, 2 * _tail(min(a, b) - 1, a + b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "always model A's count is used: with A ahead, the tail is the wrong one. Take the "
             "smaller of the two.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _tail(a, a + b))),
+            lambda a, b: min(1.0, 2 * _tail(a, a + b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "always model B's count is used: with B ahead, the tail is the wrong one. Take the "
             "smaller of the two.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _tail(b, a + b))),
+            lambda a, b: min(1.0, 2 * _tail(b, a + b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "the larger of the two counts is used: the tail begins at the smaller one.",
-            _of_pairs(lambda a, b: min(1.0, 2 * _tail(max(a, b), a + b))),
+            lambda a, b: min(1.0, 2 * _tail(max(a, b), a + b)),
         ),
-        Mistake(
+        *_pairs_mistake(
             "the chi-square approximation. With few discordant pairs it is off: add up the "
             "binomial.",
-            _of_pairs(_chi_square),
+            _chi_square,
         ),
-        Mistake(
+        *_pairs_mistake(
             "the chi-square approximation with continuity correction. Add up the binomial instead.",
-            _of_pairs(lambda a, b: _chi_square(a, b, 1)),
+            lambda a, b: _chi_square(a, b, 1),
         ),
         Mistake(
             "all right answers are counted. Rows that both models get right say nothing about "
@@ -1054,11 +1144,16 @@ def _renumbered_nan(labels: list[int], predictions: list[int], num_classes: int)
     return kappa if len({*labels, *predictions}) > 1 else math.nan
 
 
-def _correlation(labels: list[int], predictions: list[int], num_classes: int) -> float:
-    y, p = tensor(labels, dtype=torch.float64), tensor(predictions, dtype=torch.float64)
-    y, p = y - y.mean(), p - p.mean()
-    scale = (y.norm() * p.norm()).item()
-    return (y @ p).item() / scale if scale else 1.0
+def _correlation(constant: Callable) -> Callable:
+    """Pearson's; `constant(labels, predictions)` where one of the two does not vary."""
+
+    def correlation(labels: list[int], predictions: list[int], num_classes: int) -> float:
+        y, p = tensor(labels, dtype=torch.float64), tensor(predictions, dtype=torch.float64)
+        y, p = y - y.mean(), p - p.mean()
+        scale = (y.norm() * p.norm()).item()
+        return (y @ p).item() / scale if scale else constant(labels, predictions)
+
+    return correlation
 
 
 def _uniform_expected(labels: list[int], predictions: list[int], num_classes: int) -> float:
@@ -1076,22 +1171,6 @@ def _own_margins(labels: list[int], predictions: list[int], num_classes: int) ->
     grades = torch.arange(num_classes, dtype=torch.float64)
     expected = (margin[:, None] * margin * (grades[:, None] - grades) ** 2).sum().item()
     return _one_minus(observed, expected / len(labels))
-
-
-def _kappa_lengths_unseen(labels: list[int], predictions: list[int], num_classes: int) -> float:
-    n = min(len(labels), len(predictions))
-    if max(len(labels), len(predictions)) == 0:
-        raise ValueError("empty")
-    return _kappa(labels[:n], predictions[:n], num_classes) if n else 1.0
-
-
-def _kappa_empty_unseen(value: float) -> Callable:
-    return lambda y, p, n: _kappa(y, p, n) if y or p else value
-
-
-def _kappa_nothing_seen(labels: list[int], predictions: list[int], num_classes: int) -> float:
-    n = min(len(labels), len(predictions))
-    return _kappa(labels[:n], predictions[:n], num_classes) if n else 1.0
 
 
 KAPPA = Task(
@@ -1123,27 +1202,7 @@ KAPPA = Task(
             "0 where the expected disagreement is 0. All agree there: kappa is 1.0.",
             _kappa_of(lambda o, e: 1 - o / e if e else 0.0),
         ),
-        Mistake(
-            "lists of unequal lengths are taken, and what has no partner is dropped. Raise a "
-            "ValueError.",
-            _kappa_lengths_unseen,
-        ),
-        Mistake(
-            "two empty lists give 1, as if something had been measured. Raise a ValueError.",
-            _kappa_empty_unseen(1.0),
-        ),
-        Mistake(
-            "two empty lists give 0, as if something had been measured. Raise a ValueError.",
-            _kappa_empty_unseen(0.0),
-        ),
-        Mistake(
-            "two empty lists give NaN. Raise a ValueError.",
-            _kappa_empty_unseen(math.nan),
-        ),
-        Mistake(
-            "neither unequal lengths nor empty lists are refused. Raise a ValueError for both.",
-            _kappa_nothing_seen,
-        ),
+        *refusals("quadratic_kappa", {8, 9}, {10}),
         Mistake(
             "the classes that occur were numbered anew, so that a gap between them is closed and "
             "far mistakes look near. Use all of range(num_classes).",
@@ -1202,11 +1261,19 @@ KAPPA = Task(
             "the expected counts use the true classes twice. Take row sums and column sums.",
             unequal_and_empty(_own_margins),
         ),
-        Mistake(
-            "this is the correlation of labels and predictions. Kappa also sees whether one is "
-            "shifted or stretched against the other.",
-            unequal_and_empty(_correlation),
-        ),
+        *[
+            Mistake(
+                "this is the correlation of labels and predictions. Kappa also sees whether one is "
+                "shifted or stretched against the other.",
+                unequal_and_empty(_correlation(constant)),
+            )
+            for constant in (
+                lambda y, p: float(y == p),
+                lambda y, p: 1.0,
+                lambda y, p: 0.0,
+                lambda y, p: math.nan,
+            )
+        ],
         Mistake(
             "this is the accuracy.",
             unequal_and_empty(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -107,6 +108,38 @@ def warmup_whole(step, warmup, total):
     return (step + 1) // warmup if step < warmup else (total - step) / (total - warmup)
 
 
+def warmup_whole_fall(step, warmup, total):
+    if step >= total:
+        return 0.0
+    return (step + 1) / warmup if step < warmup else float((total - step) // (total - warmup))
+
+
+def warmup_never_ends(step, warmup, total):
+    if step < warmup:
+        return (step + 1) / warmup
+    return (total - step) / (total - warmup)
+
+
+def warmup_shortened(step, warmup, total):
+    return warmup_by_cases(step, min(warmup, total), total)
+
+
+def warmup_dropped(step, warmup, total):
+    if warmup >= total:
+        warmup = 0
+    return warmup_by_cases(step, warmup, total)
+
+
+def warmup_dropped_beyond(step, warmup, total):
+    if warmup > total:
+        warmup = 0
+    return warmup_by_cases(step, warmup, total)
+
+
+def warmup_none(step, warmup, total):
+    return max(0.0, (total - step) / total)
+
+
 RIGHT = {"warmup_linear": [warmup_by_cases, warmup_one_line, warmup_by_min]}
 WRONG = {
     "warmup_linear": [
@@ -122,6 +155,12 @@ WRONG = {
         (warmup_cosine, "a straight line"),
         (warmup_plus_one, "exactly `warmup` steps"),
         (warmup_whole, "whole-number division"),
+        (warmup_whole_fall, "whole-number division"),
+        (warmup_never_ends, "goes on below 0"),
+        (warmup_shortened, "cut off"),
+        (warmup_dropped, "cut off"),
+        (warmup_dropped_beyond, "cut off"),
+        (warmup_none, "there is no warm-up"),
         (lambda step, warmup, total: torch.tensor(warmup_by_min(step, warmup, total)), "tensor"),
     ]
 }
@@ -306,6 +345,44 @@ def clip_finite_only(grads, max_norm):
     return norm
 
 
+def clip_returns_nothing(grads, max_norm):
+    norm = clip_divides([g.clone() for g in grads], max_norm)
+    if not math.isfinite(norm):
+        return None
+    return clip_divides(grads, max_norm)
+
+
+def clip_refuses(grads, max_norm):
+    norm = clip_divides([g.clone() for g in grads], max_norm)
+    if not math.isfinite(norm):
+        raise ValueError(norm)
+    return clip_divides(grads, max_norm)
+
+
+def clip_values_no_empty(grads, max_norm):
+    norm = torch.cat([g.flatten() for g in grads]).norm().item()
+    for g in grads if math.isfinite(norm) else []:
+        g.clamp_(-max_norm, max_norm)
+    return norm
+
+
+def clip_values_unguarded(grads, max_norm):
+    """By value, whatever the norm; and torch.cat has no word for an empty list."""
+    norm = torch.cat([g.flatten() for g in grads]).norm().item()
+    for g in grads:
+        g.clamp_(-max_norm, max_norm)
+    return norm
+
+
+def clip_tensor_norm(grads, max_norm):
+    """A tensor comes back, and with an empty list an error."""
+    norm = torch.sqrt(sum((g**2).sum() for g in grads))
+    if torch.isfinite(norm) and norm > max_norm:
+        for g in grads:
+            g.mul_(max_norm / norm)
+    return norm
+
+
 RIGHT["clip_gradients"] = [clip_flat, clip_stack, clip_library, clip_divides]
 WRONG["clip_gradients"] = [
     (clip_each_right_norm, "clipped by itself"),
@@ -325,6 +402,12 @@ WRONG["clip_gradients"] = [
     (clip_summed, "add the squares"),
     (clip_values, "cut off at max_norm"),
     (clip_absolute, "sum of absolute values"),
+    (clip_returns_nothing, "nothing is returned"),
+    (clip_refuses, "it breaks off"),
+    (clip_values_unguarded, "cut off at max_norm"),
+    (clip_tensor_norm, "the norm is a tensor"),
+    (clip_values_no_empty, "cut off at max_norm"),
+    (lambda grads, max_norm: np.float64(clip_divides(grads, max_norm)), "a NumPy float64"),
     (clip_finite_only, "expected:"),
     (lambda grads, max_norm: torch.tensor(clip_divides(grads, max_norm)), "the norm is a 0-d"),
 ]
@@ -459,12 +542,51 @@ def groups_fixed(model, weight_decay):
     return groups_by_loop(model, 0.01)
 
 
+def groups_frozen_first_only(model, weight_decay):
+    """`requires_grad` is asked for in the second group alone."""
+    kept = list(model.parameters())
+    return [
+        {"params": [p for p in kept if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in kept if p.ndim < 2 and p.requires_grad], "weight_decay": 0.0},
+    ]
+
+
+def groups_frozen_second_only(model, weight_decay):
+    kept = list(model.parameters())
+    return [
+        {
+            "params": [p for p in kept if p.ndim >= 2 and p.requires_grad],
+            "weight_decay": weight_decay,
+        },
+        {"params": [p for p in kept if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def groups_by_name_frozen(model, weight_decay):
+    named = list(model.named_parameters())
+    plain = [p for n, p in named if "bias" in n or "norm" in n]
+    return [
+        {"params": [p for n, p in named if not ("bias" in n or "norm" in n)],
+         "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]  # fmt: skip
+
+
+def groups_with_names(model, weight_decay):
+    first, second = groups_by_loop(model, weight_decay)
+    return [first | {"name": "decay"}, second | {"name": "rest"}]
+
+
 RIGHT["decay_groups"] = [groups_by_loop, groups_by_identity, groups_by_name]
 WRONG["decay_groups"] = [
     (groups_bias_by_name, "LayerNorm scales decay"),
     (groups_norm_by_name, "names decide here"),
     (groups_with_frozen, "frozen parameters are in the groups"),
     (groups_frozen_second, "frozen parameters are in the second"),
+    (groups_frozen_first_only, "frozen parameters are in the first"),
+    (groups_frozen_second_only, "frozen parameters are in the second"),
+    (groups_by_name_frozen, "names decide here, and frozen"),
+    (groups_with_names, "exactly the keys"),
     (groups_tied_twice, "a shared parameter is there twice"),
     (groups_only_two, "2 or more"),
     (groups_no_scalar, "a single number"),
@@ -588,6 +710,46 @@ def adamw_shape(p, g, m, v, *rest):
     p.resize_(1, *p.shape)
 
 
+def adamw_shares(m_share=None, v_share=None, m_keep=None, v_keep=None):
+    """The update with other shares in the two averages (None: the right one)."""
+
+    def step_in_place(p, g, m, v, step, lr, betas, eps, weight_decay):
+        b1, b2 = betas
+        m.copy_((m_keep or b1) * m + (m_share or 1 - b1) * g)
+        v.copy_((v_keep or b2) * v + (v_share or 1 - b2) * g**2)
+        ratio = (m / (1 - b1**step)) / ((v / (1 - b2**step)).sqrt() + eps)
+        p.copy_(p - lr * weight_decay * p - lr * ratio)
+
+    return step_in_place
+
+
+def adamw_m_divided(p, g, m, v, step, lr, betas, eps, weight_decay):
+    adamw_formula(p, g, m, v, step, lr, betas, eps, weight_decay)
+    m /= 1 - betas[0] ** step
+
+
+def adamw_v_divided(p, g, m, v, step, lr, betas, eps, weight_decay):
+    adamw_formula(p, g, m, v, step, lr, betas, eps, weight_decay)
+    v /= 1 - betas[1] ** step
+
+
+def adamw_decay_inside(p, g, m, v, step, lr, betas, eps, weight_decay):
+    b1, b2 = betas
+    m.copy_(b1 * m + (1 - b1) * g)
+    v.copy_(b2 * v + (1 - b2) * g**2)
+    top = m / (1 - b1**step) + weight_decay * p
+    p.copy_(p - lr * top / ((v / (1 - b2**step)).sqrt() + eps))
+
+
+def adamw_root_in_place(p, g, m, v, step, lr, betas, eps, weight_decay):
+    b1, b2 = betas
+    m.mul_(b1).add_(g, alpha=1 - b1)
+    v.mul_(b2).addcmul_(g, g, value=1 - b2)
+    p.mul_(1 - lr * weight_decay)
+    root = v.sqrt_() / math.sqrt(1 - b2**step)
+    p.sub_(lr * (m / (1 - b1**step)) / (root + eps))
+
+
 RIGHT["adamw_step"] = [adamw_formula, adamw_like_torch, adamw_assigned, adamw_library]
 WRONG["adamw_step"] = [
     (adamw_not_in_place, "p, m and v are as they were"),
@@ -608,6 +770,16 @@ WRONG["adamw_step"] = [
     (_adamw_but(lambda p, lr, wd: p * (1 + lr * wd)), "pulls p towards 0"),
     (_adamw_but(averages=lambda b1, b2: (b2, b1)), "the two betas are swapped"),
     (_adamw_but(averages=lambda b1, b2: (1 - b1, 1 - b2)), "expected:"),
+    (adamw_shares(m_share=1, v_share=1), "its share is 1 minus beta"),
+    (adamw_shares(m_share=1), "gradient is added to m with its whole size"),
+    (adamw_shares(v_share=1), "squared gradient is added to v with its whole size"),
+    (adamw_shares(m_keep=1, v_keep=1), "the old m and v each keeps its whole size"),
+    (adamw_shares(m_keep=1), "the old m keeps its whole size"),
+    (adamw_shares(v_keep=1), "the old v keeps its whole size"),
+    (adamw_m_divided, "bias-corrected m is written back into m"),
+    (adamw_v_divided, "bias-corrected v is written back into v"),
+    (adamw_decay_inside, "the decay is divided by the root"),
+    (adamw_root_in_place, "v holds a square root"),
     (_adamw_but(square=torch.abs), "absolute value"),
     (_adamw_but(correct=lambda b1, b2, t: (1, 1)), "bias correction is missing"),
     (_adamw_but(correct=lambda b1, b2, t: (1 - b1**t, 1)), "bias correction of v is missing"),
@@ -804,8 +976,87 @@ def accumulated_and_stepped(micro_batches, model):
     return loss
 
 
+def accumulated_in_double(micro_batches, model):
+    """Adds up in float64, and returns float32."""
+    count, total = max(_count(micro_batches), 1), torch.zeros((), dtype=torch.float64)
+    for inputs, labels in micro_batches:
+        loss = F.cross_entropy(*_flat(model, inputs, labels), reduction="sum") / count
+        loss.backward()
+        total += loss.detach().double()
+    return total.float()
+
+
+def accumulated_eval(micro_batches, model):
+    model.eval()
+    return accumulated_right(micro_batches, model)
+
+
+def accumulated_unflattened(micro_batches, model):
+    count, total = max(_count(micro_batches), 1), torch.zeros(())
+    for inputs, labels in micro_batches:
+        loss = F.cross_entropy(model(inputs), labels, reduction="sum") / count
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def accumulated_mean_times_count(micro_batches, model):
+    count, total = max(_count(micro_batches), 1), torch.zeros(())
+    for inputs, labels in micro_batches:
+        n = (labels != -100).sum()
+        loss = F.cross_entropy(*_flat(model, inputs, labels)) * n / count
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def accumulated_numel(micro_batches, model):
+    return _accumulate(micro_batches, model, lambda labels: labels.numel())
+
+
+def accumulated_numel_mean(micro_batches, model):
+    return _accumulate(micro_batches, model, lambda labels: labels.numel() * len(micro_batches))
+
+
+def accumulated_len(micro_batches, model):
+    return _accumulate(micro_batches, model, lambda labels: len(labels))
+
+
+def accumulated_all_rows(micro_batches, model):
+    rows = sum(len(labels) for _, labels in micro_batches)
+    return _accumulate(micro_batches, model, lambda labels: rows)
+
+
+def accumulated_running_count(micro_batches, model):
+    count, total = 0, torch.zeros(())
+    for inputs, labels in micro_batches:
+        count += (labels != -100).sum().item()
+        loss = F.cross_entropy(*_flat(model, inputs, labels), reduction="sum") / max(count, 1)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def accumulated_undivided(micro_batches, model):
+    return accumulated_sum(micro_batches, model) / max(_count(micro_batches), 1)
+
+
+def accumulated_old_divided(micro_batches, model):
+    count = max(_count(micro_batches), 1)
+    loss = accumulated_sum(micro_batches, model) / count
+    for p in model.parameters():
+        if p.grad is not None:
+            p.grad /= count
+    return loss
+
+
+def accumulated_times_size(micro_batches, model):
+    return accumulated_right(micro_batches, model) * len(micro_batches[0][1])
+
+
 RIGHT["accumulated_loss"] = [
     accumulated_means, accumulated_scaled, accumulated_at_once, accumulated_right,
+    accumulated_in_double,
 ]  # fmt: skip
 WRONG["accumulated_loss"] = [
     (accumulated_mean_of_means, "NaN where one has no label"),
@@ -823,6 +1074,17 @@ WRONG["accumulated_loss"] = [
     (accumulated_running, "running sum"),
     (accumulated_average_returned, "divided by the number of micro-batches"),
     (accumulated_by_rows, "weighed by their rows"),
+    (accumulated_eval, "the model's mode was changed"),
+    (accumulated_unflattened, "looks for the classes in dimension 1"),
+    (accumulated_mean_times_count, "NaN times 0 stays NaN"),
+    (accumulated_numel, "divided by its own size"),
+    (accumulated_numel_mean, "divided by its own size"),
+    (accumulated_len, "divided by its own size"),
+    (accumulated_all_rows, "number of all rows"),
+    (accumulated_running_count, "counted so far"),
+    (accumulated_undivided, "the sum went backward"),
+    (accumulated_old_divided, "divided as well"),
+    (accumulated_times_size, "the returned loss is not"),
     (accumulated_and_stepped, "the parameters themselves were changed"),
     (lambda batches, model: accumulated_right(batches, model).item(), "the loss is a float"),
 ]
@@ -951,6 +1213,22 @@ def _clip_each(parameters, max_norm):
         nn.utils.clip_grad_norm_([p], max_norm)
 
 
+def step_ends_in_eval(model, batch, optimizer, max_norm):
+    loss = step_plain(model, batch, optimizer, max_norm)
+    model.eval()
+    return loss
+
+
+def step_sum_backward(model, batch, optimizer, max_norm):
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    return loss.item() / len(batch[1])
+
+
 RIGHT["train_step"] = [step_plain, step_by_hand, step_with_autograd]
 WRONG["train_step"] = [
     (_order("forward backward clip step"), "old gradients are not cleared"),
@@ -964,6 +1242,8 @@ WRONG["train_step"] = [
     (_order("clear forward backward clip step step"), "steps twice"),
     (step_no_train, "Training needs model.train()"),
     (_stepping(train=False), "Training needs model.train()"),
+    (step_ends_in_eval, "in eval mode afterwards"),
+    (step_sum_backward, "the sum over the batch went backward"),
     (step_training_flag, "Training needs model.train()"),
     (step_frozen_none, "a frozen parameter has no gradient"),
     (step_loss_first, "more than one forward pass"),

@@ -5,6 +5,7 @@ import random
 import statistics
 import warnings
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -98,6 +99,26 @@ def confusion_labels_only(labels, predictions, num_classes):
     return confusion_unchecked(labels, predictions, num_classes)
 
 
+def confusion_predictions_only(labels, predictions, num_classes):
+    if any(not 0 <= c < num_classes for c in predictions):
+        raise ValueError
+    return confusion_unchecked(labels, predictions, num_classes)
+
+
+def confusion_no_upper(labels, predictions, num_classes):
+    """The negative ones are refused; the others break off with an IndexError."""
+    if min([*labels, *predictions], default=0) < 0:
+        raise ValueError
+    return confusion_unchecked(labels, predictions, num_classes)
+
+
+def confusion_no_lower(labels, predictions, num_classes):
+    """As confusion_upper_only, but passing over instead of counting."""
+    if any(c >= num_classes for c in [*labels, *predictions]):
+        raise ValueError
+    return confusion_skips(labels, predictions, num_classes)
+
+
 def confusion_zip(labels, predictions, num_classes):
     check_classes([*labels, *predictions], [*labels, *predictions], num_classes)
     n = min(len(labels), len(predictions))
@@ -147,11 +168,14 @@ WRONG = {
         (lambda y, p, n: confusion_loop(y, p, n).int(), "int32"),
         (lambda y, p, n: confusion_loop(y, p, n).tolist(), "int64 tensor"),
         (confusion_index_put, "counted once"),
-        (confusion_unchecked, "-1 is counted as the last one"),
-        (confusion_upper_only, "one from the end"),
+        (confusion_unchecked, "neither those below 0"),
+        (confusion_upper_only, "a class below 0 is not refused"),
         (confusion_labels_only, "only the labels are looked at"),
-        (confusion_zip, "unequal lengths are taken"),
-        (confusion_skips, "passed over"),
+        (confusion_predictions_only, "only the predictions are looked at"),
+        (confusion_no_upper, "a class of num_classes or above is not refused"),
+        (confusion_no_lower, "a class below 0 is not refused"),
+        (confusion_zip, "unequal lengths are not refused"),
+        (confusion_skips, "neither those below 0"),
         (confusion_not_empty, "two empty lists are refused"),
         (confusion_off_by_one, "num_classes itself is let through"),
         (confusion_as_seen, "Its size is num_classes"),
@@ -244,7 +268,7 @@ WRONG["macro_f1"] = [
     (f1_plain, "no right answer"),
     (f1_of_sums_nan, "neither true nor answered"),
     (f1_zero_nan, "a matrix of zeros"),
-    (f1_seen(lambda m: m.sum(1) > 0), "without true rows is left out"),
+    (f1_seen(lambda m: m.sum(1) > 0), "a class that no label has is left out"),
     (f1_seen(lambda m: m.sum(1) + m.sum(0) > 0), "does not occur is left out"),
     (f1_seen(lambda m: m.diag() > 0), "without a right answer is left out"),
     (lambda m: m.diag().sum().item() / max(m.sum().item(), 1), "this is the accuracy"),
@@ -268,7 +292,7 @@ WRONG["macro_f1"] = [
 # --- bootstrap_interval -------------------------------------------------------------------------
 def resampled(correct, resamples, rng, size=None):
     values = np.array(correct, dtype=float)
-    rows = rng.integers(0, len(values), (resamples, size or len(values)))
+    rows = rng.integers(0, len(values), (resamples, len(values) if size is None else size))
     return values[rows].mean(axis=1)
 
 
@@ -367,6 +391,20 @@ def bootstrap_empty(correct, level, resamples, seed):
     return bootstrap_numpy(correct, level, resamples, seed) if correct else (0.0, 0.0)
 
 
+def bootstrap_index_error(correct, level, resamples, seed):
+    """Python's own draws; random.choices breaks off with an IndexError."""
+    rng, n = random.Random(seed), len(correct)
+    accuracies = sorted(sum(rng.choices(correct, k=n)) / n for _ in range(resamples))
+    return tuple(np.quantile(accuracies, [(1 - level) / 2, (1 + level) / 2]).tolist())
+
+
+def bootstrap_list_indexed(correct, level, resamples, seed):
+    if not correct:
+        raise ValueError
+    rows = np.random.default_rng(seed).integers(0, len(correct), (resamples, len(correct)))
+    return tuple(np.quantile(correct[rows].mean(1), [(1 - level) / 2, (1 + level) / 2]).tolist())
+
+
 def bootstrap_in_place(correct, level, resamples, seed):
     random.Random(seed).shuffle(correct)
     return bootstrap_numpy(correct, level, resamples, seed)
@@ -383,10 +421,10 @@ WRONG["bootstrap_interval"] = [
     (bootstrap_like(result=lambda low, high, n: (low * n, high * n)), "counts of right answers"),
     (bootstrap_like(result=lambda low, high, n: (100 * low, 100 * high)), "percentages"),
     (bootstrap_like(result=lambda low, high, n: (1 - high, 1 - low)), "wrong answers"),
-    (bootstrap_like(result=lambda low, high, n: [low, high]), "a tuple of two Python floats"),
+    (bootstrap_like(result=lambda low, high, n: [low, high]), "must be a tuple"),
     (
         bootstrap_like(result=lambda low, high, n: (np.float64(low), np.float64(high))),
-        "a tuple of two Python floats",
+        "must be Python floats",
     ),
     (
         bootstrap_like(lambda c, r, rng: resampled(c, r, rng, size=len(c) // 2)),
@@ -400,7 +438,14 @@ WRONG["bootstrap_interval"] = [
     (lambda c, v, r, seed: bootstrap_numpy(c, v, r, 0), "the seed makes no difference"),
     (lambda c, v, r, seed: bootstrap_numpy(c, v, r, None), "not the same twice"),
     (bootstrap_global, "global random state"),
-    (bootstrap_empty, "an empty list gives an interval"),
+    (bootstrap_empty, "an empty list is not refused"),
+    (bootstrap_index_error, "an empty list is not refused"),
+    (bootstrap_list_indexed, "one index at a time"),
+    (bootstrap_like(lambda c, r, rng: resampled(c, r, rng, size=len(c) - 1)), "holds n - 1"),
+    (bootstrap_like(lambda c, r, rng: resampled(c, r, rng, size=len(c) + 1)), "n + 1"),
+    (bootstrap_like(lambda c, r, rng: resampled(c[:-1], r, rng, len(c))), "the last answer"),
+    (bootstrap_like(lambda c, r, rng: resampled(c[1:], r, rng, len(c))), "the first answer"),
+    (bootstrap_like(result=lambda low, high, n: high - low), "a tuple of two numbers"),
     (bootstrap_in_place, "changes its argument `correct`"),
 ]
 
@@ -505,6 +550,48 @@ def ece_no_length(probabilities, labels, bins):
     return ece_masks(probabilities[:n], labels[:n], bins)
 
 
+def ece_no_errors(probabilities, labels, bins):
+    """Right, but nothing is refused: torch breaks off in its own way, and no rows give 0."""
+    confidence, answers = probabilities.max(-1)
+    right, total = (answers == labels).double(), 0.0
+    for i in range(bins):
+        inside = (confidence > i / bins) & (confidence <= (i + 1) / bins)
+        if inside.any():
+            gap = (right[inside].mean() - confidence[inside].double().mean()).abs().item()
+            total += gap * inside.sum().item() / len(labels)
+    return total
+
+
+def ece_empty_only(probabilities, labels, bins):
+    if len(labels) == 0:
+        raise ValueError
+    return ece_no_errors(probabilities, labels, bins)
+
+
+def ece_from_one(probabilities, labels, bins):
+    """Bins numbered from 1, looked through from 0."""
+    if len(probabilities) != len(labels) or len(labels) == 0:
+        raise ValueError
+    confidence, answers = probabilities.max(-1)
+    member, total = (confidence.double() * bins).ceil().long(), 0.0
+    for i in range(bins):
+        inside = member == i
+        if inside.any():
+            right = (answers[inside] == labels[inside]).double().mean()
+            gap = (right - confidence[inside].double().mean()).abs().item()
+            total += gap * inside.sum().item() / len(labels)
+    return total
+
+
+def ece_above_chance(probabilities, labels, bins):
+    chance = 1 / probabilities.shape[-1]
+
+    def member(c, b):
+        return (((c - chance) / (1 - chance)) * b).ceil().long().sub(1).clamp(0, b - 1)
+
+    return ece_like(member=member)(probabilities, labels, bins)
+
+
 def ece_zero_if_empty(probabilities, labels, bins):
     if len(labels) == len(probabilities) == 0:
         return 0.0
@@ -530,8 +617,12 @@ WRONG["expected_calibration_error"] = [
     (ece_left_closed, "is lost"),
     (ece_nan, "a bin is empty"),
     (ece_largest_gap, "expected"),
-    (ece_no_length, "unequal lengths are taken"),
-    (ece_zero_if_empty, "no rows give 0"),
+    (ece_no_length, "unequal lengths are not refused"),
+    (ece_zero_if_empty, "empty tensors are not refused"),
+    (ece_no_errors, "neither unequal lengths nor empty tensors"),
+    (ece_empty_only, "unequal lengths are not refused"),
+    (ece_from_one, "the last bin are lost"),
+    (ece_above_chance, "the bins divide 1/C to 1"),
     (lambda p, y, b: torch.tensor(ece_masks(p, y, b)), "must be a float"),
     (ece_like(gap=lambda a, c, i, b: abs(a - c) if i else 0.0, member=lambda c, b: (
         (c * b).ceil().long() - 1 - int((c.min() * b).ceil().long() - 1))), "expected"),
@@ -567,8 +658,40 @@ def mcnemar_scipy(correct_a, correct_b):
     return float(min(1.0, 2 * binom.cdf(k, n, 0.5)))
 
 
-def mcnemar_steps(correct_a, correct_b):
-    """Terms of the sum, each from the one before."""
+def mcnemar_logarithms(correct_a, correct_b):
+    """Terms of the sum by their logarithms."""
+    if not correct_a or len(correct_a) != len(correct_b):
+        raise ValueError("lengths")
+    only_a, only_b = discordant(correct_a, correct_b)
+    n, total = only_a + only_b, 0.0
+    for k in range(min(only_a, only_b) + 1):
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        total += math.exp(ways - n * math.log(2))
+    return 2 * total if 2 * total < 1 else 1
+
+
+def mcnemar_fractions(correct_a, correct_b):
+    """Each term from the one before, in whole numbers and one division."""
+    if not correct_a or len(correct_a) != len(correct_b):
+        raise ValueError("lengths")
+    only_a, only_b = discordant(correct_a, correct_b)
+    n, term, total = only_a + only_b, 1, 0
+    for k in range(min(only_a, only_b) + 1):
+        total += term
+        term = term * (n - k) // (k + 1)
+    return float(min(Fraction(1), Fraction(2 * total, 2**n)))
+
+
+def mcnemar_overflows(correct_a, correct_b):
+    if not correct_a or len(correct_a) != len(correct_b):
+        raise ValueError("lengths")
+    only_a, only_b = discordant(correct_a, correct_b)
+    n = only_a + only_b
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) * 0.5**n)
+
+
+def mcnemar_underflows(correct_a, correct_b):
+    """Terms of the sum, each from the one before: the first is 0 with many throws."""
     if not correct_a or len(correct_a) != len(correct_b):
         raise ValueError("lengths")
     only_a, only_b = discordant(correct_a, correct_b)
@@ -609,6 +732,24 @@ def mcnemar_empty(correct_a, correct_b):
     return mcnemar_comb(correct_a, correct_b) if correct_a or correct_b else 1.0
 
 
+def mcnemar_nothing_refused(correct_a, correct_b):
+    only_a = sum(a and not b for a, b in zip(correct_a, correct_b, strict=False))
+    only_b = sum(b and not a for a, b in zip(correct_a, correct_b, strict=False))
+    return min(1.0, 2 * tail(min(only_a, only_b), only_a + only_b))
+
+
+def mcnemar_doubled(correct_a, correct_b):
+    """Twice the tail, and nothing is refused."""
+    only_a = sum(a and not b for a, b in zip(correct_a, correct_b, strict=False))
+    only_b = sum(b and not a for a, b in zip(correct_a, correct_b, strict=False))
+    return 2 * tail(min(only_a, only_b), only_a + only_b)
+
+
+def mcnemar_asserts(correct_a, correct_b):
+    assert len(correct_a) == len(correct_b)
+    return mcnemar_comb(correct_a, correct_b)
+
+
 def mcnemar_accuracies(a, b):
     n, k = sum(a) + sum(b), min(sum(a), sum(b))
     return min(1.0, 2 * tail(k, n)) if n else 1.0
@@ -618,7 +759,7 @@ def mid_p(a, b):
     return min(1.0, 2 * tail(min(a, b), a + b) - math.comb(a + b, a) / 2 ** (a + b))
 
 
-RIGHT["mcnemar_exact"] = [mcnemar_comb, mcnemar_scipy, mcnemar_steps]
+RIGHT["mcnemar_exact"] = [mcnemar_comb, mcnemar_scipy, mcnemar_logarithms, mcnemar_fractions]
 WRONG["mcnemar_exact"] = [
     (of_pairs(lambda a, b: tail(min(a, b), a + b)), "one-sided"),
     (of_pairs(lambda a, b: 2 * tail(min(a, b), a + b)), "at most 1"),
@@ -631,8 +772,14 @@ WRONG["mcnemar_exact"] = [
     (of_pairs(lambda a, b: mcnemar_chi2(a, b, 1)), "with continuity correction"),
     (of_pairs(mid_p), "expected"),
     (mcnemar_no_throws, "nothing to divide by"),
-    (mcnemar_zip, "unequal lengths are taken"),
-    (mcnemar_empty, "two empty lists give 1"),
+    (mcnemar_zip, "unequal lengths are not refused"),
+    (mcnemar_empty, "empty lists are not refused"),
+    (mcnemar_nothing_refused, "neither unequal lengths nor empty lists"),
+    (mcnemar_doubled, "at most 1"),
+    (mcnemar_asserts, "not refused with a ValueError"),
+    (mcnemar_overflows, "more than a thousand discordant pairs"),
+    (mcnemar_underflows, "more than a thousand discordant pairs"),
+    (guarded(lambda a, b: 2 * tail(min(discordant(a, b)), sum(discordant(a, b)))), "at most 1"),
     (guarded(mcnemar_accuracies), "all right answers are counted"),
     (
         guarded(lambda a, b: min(1.0, 2 * tail(min(discordant(a, b)), len(a)))),
@@ -724,6 +871,18 @@ def kappa_correlation(labels, predictions, num_classes):
     return statistics.correlation(labels, predictions)
 
 
+def kappa_plain_correlation(labels, predictions, num_classes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(np.corrcoef(labels, predictions)[0, 1])
+
+
+def kappa_nothing_refused(labels, predictions, num_classes):
+    observed = sum((a - b) ** 2 for a, b in zip(labels, predictions, strict=False))
+    expected = sum((a - b) ** 2 for a in labels for b in predictions)
+    return 1 - observed * len(labels) / expected if expected else 1.0
+
+
 def kappa_zip(labels, predictions, num_classes):
     if not labels and not predictions:
         raise ValueError
@@ -758,8 +917,10 @@ WRONG["quadratic_kappa"] = [
     (kappa_sklearn_alone, "list all classes"),
     (guarded(kappa_correlation), "this is the correlation"),
     (guarded(kappa_uniform), "equally likely"),
-    (kappa_zip, "unequal lengths are taken"),
-    (kappa_empty, "two empty lists give 1"),
+    (kappa_zip, "unequal lengths are not refused"),
+    (kappa_empty, "empty lists are not refused"),
+    (kappa_nothing_refused, "neither unequal lengths nor empty lists"),
+    (guarded(kappa_plain_correlation), "this is the correlation"),
     (guarded(lambda y, p, n: sum(a == b for a, b in zip(y, p, strict=True)) / len(y)), "accuracy"),
     (lambda y, p, n: torch.tensor(kappa_pairs(y, p, n)), "must be a float"),
     (lambda y, p, n: np.float64(kappa_pairs(y, p, n)), "must be a float"),

@@ -57,9 +57,9 @@ def test_an_unknown_one_shows_input_property_and_outcome():
     failed = message(lambda values, factor: [7.0 for _ in values])
     assert not failed.recognised
     assert failed.message.splitlines() == [
-        "scaled([1], 2)",
+        "scaled([1.0], 2.0)",
         "expected: each value times the factor",
-        "came:     [7]",
+        "came:     [7.0]",
     ]
 
 
