@@ -491,7 +491,7 @@ TRUNCATE = Task(
         ),
         Mistake(
             "only the tail is kept. The beginning of the list is missing.",
-            lambda ids, m, h: _if_long(ids, m, lambda: ids[-m:]),
+            lambda ids, m, h: _if_long(ids, m, lambda: ids[len(ids) - m :]),
         ),
         Mistake(
             "the list comes back as it is, however long.",
@@ -581,11 +581,15 @@ def _mask_from_sum(sequences: list[list[int]], pad_id: int) -> tuple[Tensor, Ten
 
 
 def shapes(function: Callable, arguments: tuple) -> Any:
-    """Type and shape alone: there is nothing else to see of an empty tensor."""
-    parts = function(*arguments)
-    if type(parts) is not tuple or not all(isinstance(part, Tensor) for part in parts):
-        return "not a tuple of two tensors"
-    return [f"{str(part.dtype)[6:]} of shape {tuple(part.shape)}" for part in parts]
+    """The shapes of empty tensors, and their types where rows with tokens give another type."""
+    parts, others = function(*arguments), function([[7, 8], [9]], 0)
+    for result in (parts, others):
+        if type(result) is not tuple or not all(isinstance(part, Tensor) for part in result):
+            return "not a tuple of two tensors"
+    return [
+        f"shape {tuple(part.shape)}" + ("" if part.dtype == other.dtype else f" of {part.dtype}")
+        for part, other in zip(parts, others, strict=False)
+    ]
 
 
 PAD_BATCH = Task(
@@ -600,7 +604,7 @@ PAD_BATCH = Task(
             "a real token counts, also where it equals pad_id: mask rows 111, 100, 110, 110",
         ),
         Case(fresh([[2], []], 0), "an empty row is padding only"),
-        Case(fresh([[], []], 0), "two int64 tensors of shape (2, 0)", shapes),
+        Case(fresh([[], []], 0), "two tensors of shape (2, 0), int64 as ever", shapes),
     ],
     mistakes=[
         Mistake(
@@ -666,7 +670,7 @@ PAD_BATCH = Task(
         ),
         Mistake(
             "empty rows are left out. Each sequence is a row, also one without tokens.",
-            lambda s, p: _pad([row for row in s if row], p),
+            lambda s, p: _pad([row for row in s if row] or s, p),
         ),
     ],
 )

@@ -1000,6 +1000,14 @@ CAUSAL_ATTENTION = Task(
             and (seen[3].error is not None or seen[4].error is not None),
         ),
         Mistake(
+            "it is right for (length, dim) and (batch, length, dim), but not with one more "
+            "dimension in front, as with heads. Count dimensions from the end: length is -2, dim "
+            "is -1.",
+            when=lambda seen: len(seen) > 4
+            and all(_right(seen[i], i) for i in range(4))
+            and not _right(seen[4], 4),
+        ),
+        Mistake(
             "it is right for a single text only: the dimensions of a batch are mixed up. Count "
             "dimensions from the end: length is -2, dim is -1.",
             when=lambda seen: len(seen) > 4

@@ -488,6 +488,8 @@ def _masked(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
 
 
 def _mean_of_means(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    if labels.ndim == 1:  # one row
+        return _masked(logits, labels, ignore_index)
     rows = [_masked(x, y, ignore_index) for x, y in zip(logits, labels, strict=True)]
     return torch.stack(rows).mean()
 

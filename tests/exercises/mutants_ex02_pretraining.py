@@ -678,7 +678,7 @@ WRONG["causal_attention"] = [
     (attention_zeroed, "set to 0 after the softmax"),
     (attention_times_mask, "they still get weight"),
     (attention_two_dimensions, "more than two dimensions"),
-    (attention_over_heads, "the softmax runs"),
+    (attention_over_heads, "one more dimension in front"),
     (lambda q, k, v: _attention(k, q, v), "keys and queries are swapped"),
     (lambda q, k, v: _attention(q, k, torch.eye(q.shape[-2])), "these are the weights"),
     (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).tril() @ v, "there is no softmax"),
