@@ -1050,7 +1050,7 @@ LENGTH_GROUPED = Task(
         ),
         Mistake(
             "the batches hold neighbours in the list as it stands. If you did sort: are these "
-            "positions in the sorted list? Asked for are positions in `lengths`.",
+            "positions in the sorted list? A batch holds positions in `lengths`.",
             when=_says_twice(AS_IT_STANDS),
         ),
         Mistake(

@@ -62,8 +62,9 @@ class Opaque:
 @lru_cache(maxsize=256)
 def _opaque(kind: str) -> type[Opaque]:
     """A class of that name, which a check shows as the kind of thing that came."""
-    name = kind.rpartition(".")[2]
-    return type(name if name.isidentifier() and len(name) < 50 else "Opaque", (Opaque,), {})
+    module, _, name = kind.rpartition(".")
+    where = {"__module__": module} if module == "numpy" else {}  # the check names NumPy's numbers
+    return type(name if name.isidentifier() and len(name) < 50 else "Opaque", (Opaque,), where)
 
 
 # --- frames -------------------------------------------------------------------------------------
