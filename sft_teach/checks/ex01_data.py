@@ -49,20 +49,35 @@ def says(words: str, anywhere: bool = False) -> Callable[[list[Seen]], bool]:
     return when
 
 
-def is_ints(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int for value in values)
+PAIRS = "a pair where an index belongs"
+NONES = "None where an index belongs"
+NOT_INTS = "not lists of Python ints"
+
+
+def not_ints(lists: Sequence[list]) -> str:
+    """What stands where an index belongs; empty if there are ints only."""
+    for value in (value for values in lists for value in values):
+        if isinstance(value, tuple):
+            return PAIRS
+        if value is None:
+            return NONES
+        if isinstance(value, Tensor) or type(value).__module__ == "numpy":
+            return NOT_INTS
+        if type(value) is not int:
+            return f"a {type(value).__name__} where an index belongs"
+    return ""
 
 
 # --- stratified_split ---------------------------------------------------------------------------
 PARTS = ("train", "validation", "test")
 TWELVE = [0] * 8 + [1] * 4
 HALVES = [0] * 10 + [1] * 6 + [2] * 14
+OTHER_NUMBERS = [9] * 8 + [4] * 4
 RARE = [5, 9, 5, 2, 5, 9, 5, 5, 9, 5, 5, 9, 5, 5, 9]  # 9 of class 5, 5 of class 9, 1 of class 2
 LONG = [0] * 100 + [1] * 100
 MIXED = [0, 1] * 100
 
 NOT_LISTS = "not a tuple of three lists"
-NOT_INTS = "not lists of Python ints"
 ONE_OF_EACH = "every index in exactly one of the three parts"
 
 
@@ -70,7 +85,7 @@ def _kind_of_split(parts: Any) -> str:
     """What is wrong with the kind of a split; empty if nothing is."""
     if type(parts) is not tuple or len(parts) != 3 or any(type(p) is not list for p in parts):
         return NOT_LISTS
-    return "" if all(map(is_ints, parts)) else NOT_INTS
+    return not_ints(parts)
 
 
 def class_counts(function: Callable, arguments: tuple) -> Any:
@@ -175,6 +190,20 @@ def _with_counts(counts: Callable) -> Callable:
     return lambda labels, fractions, seed: _split(labels, fractions, seed, counts)
 
 
+def _with_right_errors(counts: Callable) -> Callable:
+    """The same, but with errors by the right counts."""
+
+    def wrong(labels, fractions, seed):
+        _split(labels, fractions, seed)
+        return _split(labels, fractions, seed, counts, check="")
+
+    return wrong
+
+
+def _without_errors(counts: Callable) -> Callable:
+    return lambda labels, fractions, seed: _split(labels, fractions, seed, counts, check="")
+
+
 def _with_checks(check: str, tolerance: float = 1e-9) -> Callable:
     return lambda labels, fractions, seed: _split(
         labels, fractions, seed, check=check, tolerance=tolerance
@@ -202,6 +231,65 @@ def _whole_counts(labels, fractions, seed):
     return _split(labels, fractions, seed, lambda f, n: (share[1], share[2]))
 
 
+def _numbered(labels, fractions, seed):
+    """Takes the classes to be 0, 1, 2, ...; rows of others are lost."""
+    parts, number = _split(labels, fractions, seed), len(set(labels))
+    return tuple([i for i in part if labels[i] < number] for part in parts)
+
+
+def _refusing(bad: Callable) -> Callable:
+    """The right split, but an error where `bad(parts, labels, fractions)`."""
+
+    def wrong(labels, fractions, seed):
+        parts = _split(labels, fractions, seed)
+        if bad(parts, labels, fractions):
+            raise ValueError("refused")
+        return parts
+
+    return wrong
+
+
+def _lacks_a_class(parts, labels, fractions) -> bool:
+    """Whether validation or test holds no row of some class."""
+    return any({labels[i] for i in part} != set(labels) for part in parts[1:])
+
+
+def _rest(f: Sequence[float], n: int) -> tuple[int, int]:
+    """In two steps: the second fraction is taken of what the first step left."""
+    first = round(f[1] * n)
+    return first, round(f[2] * (n - first))
+
+
+def _share_of_rest(f: Sequence[float], n: int) -> tuple[int, int]:
+    """In two steps: the second fraction is made larger for that, and rounded once more."""
+    first = round(f[1] * n)
+    return first, round(f[2] / (1 - f[1]) * (n - first))
+
+
+def _test_first(counts: Callable) -> Callable:
+    """The same with test as the first step."""
+    return lambda f, n: counts((f[0], f[2], f[1]), n)[::-1]
+
+
+def _not_mapped_back(seen: list[Seen]) -> bool:
+    broken = seen[4].value if len(seen) > 4 else None
+    return isinstance(broken, list) and {"an index is used twice", "an index is in no part"} <= {
+        text for text in broken if isinstance(text, str)
+    }
+
+
+OF_THE_REST = (
+    "the part that is split off second takes its fraction of the rows that the first one left. A "
+    "fraction is of the whole class: round(fraction * count)."
+)
+ROUNDED_TWICE = (
+    "the part that is split off second gets a count that was rounded from what the first one left, "
+    "and may be off by one. Both counts are of the whole class: round(fraction * count)."
+)
+EMPTY_REFUSED = (
+    "an empty part is refused. It is none of the errors of the list: a fraction may be 0, and so "
+    "may a rounded count."
+)
 REFUSED = "a ValueError, and not a split"
 STRATIFIED_SPLIT = Task(
     reference=_split,
@@ -209,6 +297,11 @@ STRATIFIED_SPLIT = Task(
         Case(
             fresh(TWELVE, (0.5, 0.25, 0.25), 0),
             "of each class half in train, a quarter in validation, a quarter in test",
+            class_counts,
+        ),
+        Case(
+            fresh(OTHER_NUMBERS, (0.5, 0.25, 0.25), 0),
+            "the same for the classes 9 and 4: any whole number may be a label",
             class_counts,
         ),
         Case(
@@ -225,6 +318,16 @@ STRATIFIED_SPLIT = Task(
         Case(
             fresh([0] * 4 + [1] * 2, (0.0, 0.5, 0.5), 0),
             "a train part may be empty: 2 and 1 of the classes in each of the others",
+            class_counts,
+        ),
+        Case(
+            fresh([0] * 4, (0.5, 0.5, 0.0), 0),
+            "a fraction may be 0, and a part empty: 2 in train, 2 in validation",
+            class_counts,
+        ),
+        Case(
+            fresh([0] * 3, (0.8, 0.1, 0.1), 0),
+            "all 3 in train: round(0.3) is 0, and a part may be empty",
             class_counts,
         ),
         Case(
@@ -263,6 +366,42 @@ STRATIFIED_SPLIT = Task(
             when=says(NOT_INTS),
         ),
         Mistake(
+            "labels other than 0, 1, 2, ... end in an error. A label may be any whole number: go "
+            "through those that occur.",
+            when=lambda seen: len(seen) > 1 and seen[0].value == [] and bool(seen[1].error),
+        ),
+        Mistake(
+            "the classes are taken to be 0, 1, 2, ...; rows with other labels are lost. A label "
+            "may be any whole number: go through those that occur.",
+            _numbered,
+        ),
+        Mistake(
+            "a class that is too small to have a row in each part is refused, or ends in an error. "
+            "Its rounded counts may be 0; its rows go to train then.",
+            _refusing(_lacks_a_class),
+        ),
+        Mistake(
+            "a class that is too small to have a row in each part is refused, or ends in an error. "
+            "Its rounded counts may be 0; its rows go to train then.",
+            when=lambda seen: (
+                len(seen) > 13
+                and bool(seen[2].error)
+                and all(seen[i].value == [] for i in (0, 1, 3, 13))
+            ),
+        ),
+        Mistake(EMPTY_REFUSED, _refusing(lambda parts, labels, f: not all(parts))),
+        Mistake(EMPTY_REFUSED, _refusing(lambda parts, labels, f: not all(parts[1:]))),
+        Mistake(
+            "a fraction of 0 is refused. It is none of the errors of the list: only a negative one "
+            "is.",
+            _refusing(lambda parts, labels, fractions: min(fractions) <= 0),
+        ),
+        Mistake(
+            "bad input is not refused. The list of errors is part of the task: for fractions that "
+            "are negative or do not sum to 1, and for a class that is too small.",
+            _with_checks(""),
+        ),
+        Mistake(
             "fractions whose sum is off by 0.0000001 are taken. The tolerance is 1e-9.",
             _with_checks("sum negative class", 1e-6),
         ),
@@ -296,8 +435,8 @@ STRATIFIED_SPLIT = Task(
             _with_checks("sum negative class reach"),
         ),
         Mistake(
-            "these are labels, not their positions. Which rows go where is asked: return positions "
-            "in the list.",
+            "these are labels, not their positions. What is asked is which rows go where: return "
+            "positions in the list.",
             lambda labels, fractions, seed: tuple(
                 [labels[i] for i in part] for part in _split(labels, fractions, seed)
             ),
@@ -314,7 +453,7 @@ STRATIFIED_SPLIT = Task(
         ),
         Mistake(
             "the list is cut as it stands, without looking at the classes. Draw from each class "
-            "for itself.",
+            "separately.",
             _cut_in_order,
         ),
         Mistake(
@@ -339,13 +478,25 @@ STRATIFIED_SPLIT = Task(
         ),
         Mistake(
             "the places to cut are rounded, not the counts. round(fraction * count) is wanted for "
-            "validation and for test, each for itself.",
+            "validation and for test separately.",
             _with_counts(_cuts),
         ),
         Mistake(
             "the counts were made from the whole list, and the same taken from each class. A class "
             "gives its own share: round(fraction * count of that class).",
             _whole_counts,
+        ),
+        *(
+            Mistake(hint, errors(order(counts)))
+            for hint, counts in ((OF_THE_REST, _rest), (ROUNDED_TWICE, _share_of_rest))
+            for order in (lambda counts: counts, _test_first)
+            for errors in (_with_counts, _with_right_errors, _without_errors)
+        ),
+        Mistake(
+            "some indices are in two parts and others in none. If you split in two steps: the "
+            "second step counts its positions in the shortened list, and they must be translated "
+            "back into positions in `labels`.",
+            when=_not_mapped_back,
         ),
         Mistake(
             "an index is in no part. Train takes all that is left of a class: do not round its "
@@ -364,7 +515,7 @@ STRATIFIED_SPLIT = Task(
         ),
         Mistake(
             "not stratified: the counts of the classes change with the seed. Draw from each class "
-            "for itself.",
+            "separately.",
             when=says("class counts change", anywhere=True),
         ),
         Mistake(
@@ -443,6 +594,45 @@ MINUS_ZERO = (
     "when the head takes everything, the whole list is appended: ids[-0:] is the whole list, "
     "because -0 is 0. Count the tail's start from the front."
 )
+
+
+def _by_first_place(ids: list[int], max_length: int, head: int) -> list[int]:
+    """list.index gives the first place of an id that comes again."""
+    if len(ids) <= max_length:
+        return list(ids)
+    start = len(ids) - (max_length - head)
+    return [x for x in ids if ids.index(x) < head or ids.index(x) >= start]
+
+
+def _minus_zero_of_rest(ids: list[int], max_length: int, head: int) -> list[int]:
+    return _if_long(ids, max_length, lambda: ids[:head] + ids[head:][-(max_length - head) :])
+
+
+def _checked(rule: Callable) -> Callable:
+    """The right errors, and a wrong rule."""
+
+    def wrong(ids: list[int], max_length: int, head: int) -> list[int]:
+        _truncate(ids, max_length, head)
+        return rule(ids, max_length, head)
+
+    return wrong
+
+
+def _refusing_head(bad: Callable[[int, int], bool]) -> Callable:
+    """The right errors, and one too many."""
+
+    def wrong(ids: list[int], max_length: int, head: int) -> list[int]:
+        if bad(max_length, head):
+            raise ValueError("head")
+        return _truncate(ids, max_length, head)
+
+    return wrong
+
+
+REST_MINUS_ZERO = (
+    "when the head takes everything, the whole rest is appended: [-0:] is the whole list, because "
+    "-0 is 0. Count the tail's start from the front."
+)
 HEAD_TWO = "the first 2 ids, then the last 3: five in all"
 TRUNCATE = Task(
     reference=_truncate,
@@ -452,6 +642,7 @@ TRUNCATE = Task(
         Case(fresh(TEN[:5], 5, 2), "unchanged: the list is just short enough"),
         Case(fresh(TEN[:6], 5, 2), HEAD_TWO),
         Case(fresh(TEN, 8, 1), "the first id, then the last 7"),
+        Case(fresh([5, 7, 5, 5, 8, 5], 3, 1), "[5, 8, 5]: an id may come more than once"),
         Case(fresh(TEN, 4, 0), "the last 4 ids"),
         Case(fresh(TEN, 4, 4), "the first 4 ids and nothing else"),
         Case(fresh([], 4, 2), "an empty list"),
@@ -467,7 +658,31 @@ TRUNCATE = Task(
             "head = 0 and head = max_length are refused, but both are allowed: all from one end.",
             _too_strict,
         ),
+        Mistake(
+            "head = max_length is refused, but it is allowed: all from the front.",
+            _refusing_head(lambda m, h: h == m),
+        ),
+        Mistake(
+            "head = 0 is refused, but it is allowed: all from the end.",
+            _refusing_head(lambda m, h: h == 0),
+        ),
+        Mistake(
+            "max_length = 0 is refused. The result is an empty list then.",
+            _refusing_head(lambda m, h: m == 0),
+        ),
         Mistake(MINUS_ZERO, _minus_zero_checked),
+        Mistake(REST_MINUS_ZERO, _checked(_minus_zero_of_rest)),
+        Mistake(REST_MINUS_ZERO, _minus_zero_of_rest),
+        Mistake(
+            "ids that come more than once are mixed up: list.index knows the first place only. "
+            "Decide by positions, not by ids.",
+            _checked(_by_first_place),
+        ),
+        Mistake(
+            "ids that come more than once are mixed up: list.index knows the first place only. "
+            "Decide by positions, not by ids.",
+            _by_first_place,
+        ),
         Mistake(
             "a wrong `head` is found only where the list is too long. Raise the ValueError for "
             "short lists too: look at `head` first.",
@@ -491,7 +706,7 @@ TRUNCATE = Task(
         ),
         Mistake(
             "only the tail is kept. The beginning of the list is missing.",
-            lambda ids, m, h: _if_long(ids, m, lambda: ids[-m:]),
+            lambda ids, m, h: _if_long(ids, m, lambda: ids[len(ids) - m :]),
         ),
         Mistake(
             "the list comes back as it is, however long.",
@@ -581,11 +796,15 @@ def _mask_from_sum(sequences: list[list[int]], pad_id: int) -> tuple[Tensor, Ten
 
 
 def shapes(function: Callable, arguments: tuple) -> Any:
-    """Type and shape alone: there is nothing else to see of an empty tensor."""
-    parts = function(*arguments)
-    if type(parts) is not tuple or not all(isinstance(part, Tensor) for part in parts):
-        return "not a tuple of two tensors"
-    return [f"{str(part.dtype)[6:]} of shape {tuple(part.shape)}" for part in parts]
+    """The shapes of empty tensors, and their types where rows with tokens give another type."""
+    parts, others = function(*arguments), function([[7, 8], [9]], 0)
+    for result in (parts, others):
+        if type(result) is not tuple or not all(isinstance(part, Tensor) for part in result):
+            return "not a tuple of two tensors"
+    return [
+        f"shape {tuple(part.shape)}" + ("" if part.dtype == other.dtype else f" of {part.dtype}")
+        for part, other in zip(parts, others, strict=False)
+    ]
 
 
 PAD_BATCH = Task(
@@ -600,7 +819,7 @@ PAD_BATCH = Task(
             "a real token counts, also where it equals pad_id: mask rows 111, 100, 110, 110",
         ),
         Case(fresh([[2], []], 0), "an empty row is padding only"),
-        Case(fresh([[], []], 0), "two int64 tensors of shape (2, 0)", shapes),
+        Case(fresh([[], []], 0), "two tensors of shape (2, 0), int64 as ever", shapes),
     ],
     mistakes=[
         Mistake(
@@ -636,7 +855,7 @@ PAD_BATCH = Task(
             lambda s, p: (_pad(s, p)[0], _pad(s, p)[1] + (1 - _pad(s, p)[1]) * p),
         ),
         Mistake(
-            "the mask is turned round: 1 on real tokens, 0 on padding.",
+            "the mask is inverted: 1 on real tokens, 0 on padding.",
             lambda s, p: (_pad(s, p)[0], 1 - _pad(s, p)[1]),
         ),
         Mistake(
@@ -666,13 +885,13 @@ PAD_BATCH = Task(
         ),
         Mistake(
             "empty rows are left out. Each sequence is a row, also one without tokens.",
-            lambda s, p: _pad([row for row in s if row], p),
+            lambda s, p: _pad([row for row in s if row] or s, p),
         ),
     ],
 )
 
 # --- length_grouped_batches ---------------------------------------------------------------------
-SIX = [3, 9, 4, 8, 5, 7]
+SIX = [3, 5, 9, 4, 7, 8]
 
 
 def _spread(n: int, longest: int = 400) -> list[int]:
@@ -682,10 +901,12 @@ def _spread(n: int, longest: int = 400) -> list[int]:
 
 
 NOT_BATCHES = "not a list of lists"
+AS_IT_STANDS = "neighbours in the list as it stands share a batch"
+RANKS = "the numbers are ranks, not positions"
 
 
 def padded(batches: list[list[int]], lengths: list[int]) -> int:
-    """Padded tokens: batch length x longest member, summed."""
+    """Computed places: batch length x longest member, summed."""
     return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
 
 
@@ -702,7 +923,7 @@ def allowed(lengths: list[int], batch_size: int) -> float:
 def _kind_of_batches(batches: Any) -> str:
     if type(batches) is not list or any(type(batch) is not list for batch in batches):
         return NOT_BATCHES
-    return "" if all(map(is_ints, batches)) else NOT_INTS
+    return not_ints(batches)
 
 
 def batching(function: Callable, arguments: tuple) -> Any:
@@ -726,8 +947,29 @@ def batching(function: Callable, arguments: tuple) -> Any:
     if sum(len(batch) < size for batch in batches) > 1:
         broken.append("more than one batch is shorter than batch_size")
     if not broken and (cost := padded(batches, lengths)) > (limit := allowed(lengths, size)):
-        broken.append(f"{cost:,} padded tokens, at most {int(limit):,} are allowed")
+        broken.append(f"{cost:,} computed places, at most {int(limit):,} are allowed")
+        broken += _misread(batches, lengths, size)
     return broken
+
+
+def _misread(batches: list[list[int]], lengths: list[int], size: int) -> list[str]:
+    """What else than positions in `lengths` the numbers seem to be; empty if nothing."""
+    found = {frozenset(batch) for batch in batches}
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    ranks = sorted(range(len(lengths)), key=order.__getitem__)
+    rows = {AS_IT_STANDS: list(range(len(lengths))), RANKS: ranks}
+    return [
+        name
+        for name, row in rows.items()
+        if found == {frozenset(row[i : i + size]) for i in range(0, len(row), size)}
+    ]
+
+
+def _says_twice(kind: str) -> Callable[[list[Seen]], bool]:
+    """Whether both of the first two cases say so: a single one may be chance."""
+    return lambda seen: (
+        len(seen) > 1 and all(isinstance(one.value, list) and kind in one.value for one in seen[:2])
+    )
 
 
 def batch_order(function: Callable, arguments: tuple) -> Any:
@@ -758,7 +1000,7 @@ def _grouped(lengths: list[int], batch_size: int, seed: int) -> list[list[int]]:
     return batches
 
 
-GROUPED = "few padded tokens, every index once, full batches; nothing broken: []"
+GROUPED = "few computed places, every index once, full batches; nothing broken: []"
 ORDERED = "the seed shuffles the batches; nothing broken: []"
 LENGTH_GROUPED = Task(
     reference=_grouped,
@@ -797,6 +1039,26 @@ LENGTH_GROUPED = Task(
             when=says(NOT_INTS),
         ),
         Mistake(
+            "a batch holds pairs, where indices belong. What was needed for sorting goes out "
+            "again: keep the index alone.",
+            when=says(PAIRS),
+        ),
+        Mistake(
+            "a batch holds None: the last one was filled up. It may be shorter than the others; "
+            "leave the filling out.",
+            when=says(NONES),
+        ),
+        Mistake(
+            "the batches hold neighbours in the list as it stands. If you did sort: are these "
+            "positions in the sorted list? A batch holds positions in `lengths`.",
+            when=_says_twice(AS_IT_STANDS),
+        ),
+        Mistake(
+            "these are ranks: each text's place in the sorted list, in the order of `lengths`. "
+            "Sorting once by length gives positions; sorting those again gives ranks.",
+            when=_says_twice(RANKS),
+        ),
+        Mistake(
             "a number that is no index: are these the lengths themselves? Batches hold positions "
             "in the list, sorted by the length that stands there.",
             when=says("does not exist"),
@@ -823,7 +1085,7 @@ LENGTH_GROUPED = Task(
         Mistake(
             "too much padding: long and short texts share a batch. Sort all of them by length "
             "before you cut, and shuffle nothing but whole batches after that.",
-            when=says("padded tokens"),
+            when=says("computed places"),
         ),
         Mistake(
             "the result is not the same twice with the same seed. Draw from one generator made "
@@ -896,9 +1158,9 @@ def _nan_if_empty(train_labels: list[int], test_labels: list[int]) -> float:
 def _another_error(seen: list[Seen]) -> bool:
     """Empty lists raise, but not all of them a ValueError."""
     errors = [one.error for one in seen]
-    raised = not any(errors[:5]) and all(errors[5:]) and len(errors) == 7
-    floats = all(type(one.value) is float for one in seen[:5])
-    return raised and floats and not all(isinstance(error, ValueError) for error in errors[5:])
+    raised = not any(errors[:6]) and all(errors[6:]) and len(errors) == 8
+    floats = all(type(one.value) is float for one in seen[:6])
+    return raised and floats and not all(isinstance(error, ValueError) for error in errors[6:])
 
 
 ANSWER_ONE = "the share of test labels that equal train's most frequent class"
@@ -906,10 +1168,11 @@ MAJORITY = Task(
     reference=_majority,
     cases=[
         Case(fresh([1], [1]), "1.0: the only class is always right"),
-        Case(fresh(TRAIN, TEST), ANSWER_ONE + ", here 1"),
+        Case(fresh(TRAIN, TEST), ANSWER_ONE + " (that class is 1): 3 of 9"),
         Case(fresh([3, 3, 4], [4, 5, 4]), "0.0: the class does not occur in the test part"),
-        Case(fresh([4, 4, 0, 4], [4, 0, 4, 4, 4, 1, 4]), ANSWER_ONE + ", here 4"),
-        Case(fresh(TIED, TIED_TEST), "of equally frequent classes the smallest label, here 3"),
+        Case(fresh([4, 4, 0, 4], [4, 0, 4, 4, 4, 1, 4]), ANSWER_ONE + " (that class is 4): 5 of 7"),
+        Case(fresh(TIED, TIED_TEST), "of equally frequent classes the smallest label (3): 1 of 16"),
+        Case(fresh([8, 1, 1, 8], [8, 8, 8, 1]), "the smallest label again (1): 1 of 4"),
         Case(fresh([], [0]), "a ValueError: there is nothing to count", raises=ValueError),
         Case(fresh([0], []), "a ValueError: there is nothing to be right on", raises=ValueError),
     ],
@@ -948,7 +1211,7 @@ MAJORITY = Task(
             _of_majority(lambda a, b: 1 - _share(_tallest(a), b)),
         ),
         Mistake(
-            "the class itself. Asked is how often it is right on the test part.",
+            "the class itself. What is asked is how often it is right on the test part.",
             _of_majority(lambda a, b: float(_tallest(a))),
         ),
         Mistake(
@@ -976,6 +1239,11 @@ MAJORITY = Task(
             "of equally frequent classes the one that comes last in train is taken. The smallest "
             "label is asked for.",
             _of_majority(lambda a, b: _share(Counter(a[::-1]).most_common(1)[0][0], b)),
+        ),
+        Mistake(
+            "of equally frequent classes the one that a set names first is taken. A set has no "
+            "order that you could count on; the smallest label is asked for.",
+            _of_majority(lambda a, b: _share(max(set(a), key=a.count), b)),
         ),
         Mistake(
             "an empty list must raise a ValueError. Another error comes now: look at the lists "

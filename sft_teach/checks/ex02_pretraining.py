@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -71,6 +72,16 @@ def _across_words(whose: int) -> Callable:
     return answer
 
 
+def _strung_together(weigh: bool) -> Callable:
+    """The words as one row of symbols, each as often as it occurs, or once."""
+
+    def answer(words: Words) -> Pair:
+        row = [s for symbols, n in words.items() for s in symbols * (n if weigh else 1)]
+        return _best(_counted({tuple(row): 1}))
+
+    return answer
+
+
 def _last_of_the_best(words: Words) -> Pair:
     counts = _counted(words)
     return max(counts, key=lambda pair: (counts[pair], pair))
@@ -113,6 +124,14 @@ MOST_FREQUENT_PAIR = Task(
         Case(fresh({("b", "c"): 3, ("a", "a", "a"): 2}), "('a', 'a') twice in ('a', 'a', 'a')"),
         Case(fresh({("th", "e"): 3, ("t", "h"): 2}), "symbols may have several letters"),
         Case(
+            fresh({("b", "a", "c"): 2, ("b", "a"): 1, ("b", "c"): 2}),
+            "('b', 'a') three times; 'b' and 'c' are neighbours only twice",
+        ),
+        Case(
+            fresh({("a",): 5, ("b",): 4, ("a", "c"): 1}),
+            "('a', 'c'), the only pair: a word of one symbol has none",
+        ),
+        Case(
             fresh({("b", "c"): 2, ("a", "c"): 2, ("c", "a"): 2}),
             "of equally frequent pairs the lexicographically smallest, ('a', 'c')",
         ),
@@ -123,10 +142,6 @@ MOST_FREQUENT_PAIR = Task(
         Case(
             fresh({("b", "a"): 3, ("a", "b"): 2, ("c", "d"): 4}),
             "('c', 'd'): the order within a pair matters",
-        ),
-        Case(
-            fresh({("a",): 5, ("b",): 4, ("a", "c"): 1}),
-            "no pair reaches from one word into the next",
         ),
         Case(fresh({("a",): 3, ("bc",): 2}), "ValueError: no word has two symbols",
              raises=ValueError),
@@ -149,6 +164,11 @@ MOST_FREQUENT_PAIR = Task(
             lambda words: _best(_counted(words, lambda s: sorted(set(_pairs(s))))),
         ),
         Mistake(
+            "pairs of symbols that do not stand beside each other are counted too. Only neighbours "
+            "can be merged.",
+            lambda words: _best(_counted(words, lambda s: list(combinations(s, 2)))),
+        ),
+        Mistake(
             "letters are counted, not symbols: 'th' is one symbol after its merge. Go through the "
             "tuple.",
             lambda words: _best(_counted(words, _of_letters)),
@@ -167,6 +187,22 @@ MOST_FREQUENT_PAIR = Task(
             "pairs are counted from the last symbol of one word to the first of the next. Words "
             "stand by themselves.",
             _across_words(1),
+        ),
+        Mistake(
+            "the words are strung together, so that pairs are counted across the end of a word. "
+            "Words stand by themselves: count inside each one.",
+            _strung_together(True),
+        ),
+        Mistake(
+            "the words are strung together, so that pairs are counted across the end of a word. "
+            "Words stand by themselves: count inside each one.",
+            _strung_together(False),
+        ),
+        Mistake(
+            "a word of one symbol ends in an error. It has no pair and is passed over; the "
+            "ValueError is due only where no word has two symbols.",
+            when=lambda seen: len(seen) > 10 and seen[7].error is not None
+            and not any(s.error for i, s in enumerate(seen[:11]) if i != 7),
         ),
         Mistake(
             "ties are decided by the glued text ('aba' before 'az'). Compare the pairs themselves, "
@@ -208,9 +244,9 @@ MOST_FREQUENT_PAIR = Task(
         Mistake(
             "where no word has two symbols, there is an error of another kind. Look for that case "
             "and raise a ValueError that says what is wrong.",
-            when=lambda seen: len(seen) > 10 and seen[10].error is not None
-            and not isinstance(seen[10].error, ValueError)
-            and not any(s.error for s in seen[:10]),
+            when=lambda seen: len(seen) > 11 and seen[11].error is not None
+            and not isinstance(seen[11].error, ValueError)
+            and not any(s.error for s in seen[:11]),
         ),
     ],
 )  # fmt: skip
@@ -450,11 +486,11 @@ NEXT_TOKEN_PAIRS = Task(
         ),
         Case(
             fresh(tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])),
-            "each row for itself: (batch, length - 1) both",
+            "each row separately: (batch, length - 1) both",
         ),
         Case(
             fresh(tensor([[3, 1, 4, 1], [5, 9, 2, 6]])),
-            "each row for itself: (batch, length - 1) both",
+            "each row separately: (batch, length - 1) both",
         ),
     ],
     mistakes=[
@@ -559,6 +595,7 @@ def exact(function: Callable, arguments: tuple) -> Any:
         "labels are the original ids or -100": bool((labels[chosen] == ids[chosen]).all()),
         "tokens that were not chosen are as before": bool((inputs == ids)[~chosen].all()),
         "no special token is chosen": not bool((chosen & special).any()),
+        "no -100 in what the model sees": not bool((inputs == -100).any()),
     }
 
 
@@ -623,11 +660,24 @@ def independent(function: Callable, arguments: tuple) -> Any:
     by_column = chosen.sum(0).var().item() / (rows * variance)
     both = (chosen[:, :-1] * chosen[:, 1:]).mean().item() / p**2
     masked = (inputs == MASK).double()[:, 1:].sum(1).var().item() / (columns * 0.24 * 0.76)
+    shown = (inputs == MASK)[labels != -100].double()  # in the order of the text
+    half = max(len(shown) // 2, 1)
+    drift = shown[:half].mean().item() - shown[half:].mean().item()
+    few, none, generator = arguments[0][:2, 1:11], arguments[1][:2, 1:11], torch.Generator()
+    generator.manual_seed(9)
+    calls = [function(few, none, *arguments[2:], generator)[1] for _ in range(200)]
+    total = torch.stack([(one != -100).sum() for one in calls]).double().var().item()
     return {
         "scatter of the number chosen in a row, 1 if independent": near(by_row, 1.0, 0.5, 1.7),
         "scatter of the number chosen in a column": near(by_column, 1.0, 0.25, 2.6),
         "scatter of the number of neighbours that are both chosen": near(both, 1.0, 0.8, 1.2),
         "scatter of the number of masks in a row": near(masked, 1.0, 0.5, 1.7),
+        "masks among the first half of the chosen, more than among the second": near(
+            drift, 0.0, -0.06, 0.06
+        ),
+        "scatter of the number chosen of 20, in 200 calls": near(
+            total / (20 * variance), 1.0, 0.3, 3.0
+        ),
     }
 
 
@@ -689,12 +739,15 @@ def _scatter(seen: list, what: str) -> float:
     return 1.0 if found is None else found
 
 
+SHOWN = "no -100 in what the model sees"
 LABELS = "labels are the original ids or -100"
 OTHERS = "tokens that were not chosen are as before"
 SPECIAL = "no special token is chosen"
 IN_ROW = "chosen in a row, 1 if independent"
 
 
+DRIFT = "masks among the first half of the chosen, more than among the second"
+TOTAL = "scatter of the number chosen of 20, in 200 calls"
 CORPUS = f"{ROWS} rows of {LENGTH} ids, the first of each row special, p = {SHARE}"
 
 MASK_TOKENS = Task(
@@ -752,6 +805,11 @@ MASK_TOKENS = Task(
             or _value(seen, 7, "a second call draws anew") is False,
         ),
         Mistake(
+            "-100 stands in what the model sees, where ids belong. Are the two results swapped? "
+            "First what the model sees, then the labels.",
+            when=lambda seen: _exactly(seen, SHOWN, False),
+        ),
+        Mistake(
             "the labels are not the original ids. They hold what stood there before the masking "
             "(at the chosen positions), and -100 everywhere else.",
             when=lambda seen: _exactly(seen, LABELS, False),
@@ -765,7 +823,7 @@ MASK_TOKENS = Task(
             when=lambda seen: _chosen(seen) > 0.99,
         ),
         Mistake(
-            "only special tokens are chosen: the mask is turned round.",
+            "only special tokens are chosen: the mask is inverted.",
             when=lambda seen: _exactly(seen, SPECIAL, False) and _chosen(seen) < 0.02,
         ),
         Mistake(
@@ -824,6 +882,11 @@ MASK_TOKENS = Task(
             and _scatter(seen, IN_ROW) < 10,
         ),
         Mistake(
+            "which of the chosen become [MASK] follows from their order: the first ones do. Draw a "
+            "number for every position.",
+            when=lambda seen: (_value(seen, 6, DRIFT) or 0.0) > 0.15,
+        ),
+        Mistake(
             "each row chooses the same positions, or each row decides as a whole. Draw one number "
             "for every single position, in the shape of ids.",
             when=lambda seen: _scatter(seen, "chosen in a column") > 2.6
@@ -833,6 +896,12 @@ MASK_TOKENS = Task(
             "a fixed number of positions is chosen in each row. Every position is chosen by "
             "itself, so that the number varies.",
             when=lambda seen: _scatter(seen, IN_ROW) < 0.5,
+        ),
+        Mistake(
+            "every call chooses equally many positions. Each position is chosen by itself, as if "
+            "by a throw of its own, so that the number varies.",
+            when=lambda seen: _value(seen, 6, TOTAL) not in (None, 1.0)
+            and _value(seen, 6, TOTAL) < 0.3,
         ),
         Mistake(
             "random ids go beyond the vocabulary: range(vocab_size) ends at vocab_size - 1.",
@@ -890,6 +959,21 @@ def _without_softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores * _allowed(q)) @ v
 
 
+def _printed(scores_of: Callable[[Tensor], Tensor]) -> Callable:
+    """The formula as it is printed: e to the score, over the sum of these."""
+
+    def answer(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = scores_of((q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).exp())
+        return weights / weights.sum(-1, keepdim=True) @ v
+
+    return answer
+
+
+def _running_mean(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = _allowed(q).float()
+    return weights / weights.sum(-1, keepdim=True) @ v
+
+
 def _numbers(shape: tuple[int, ...], seed: int, size: float = 1.0) -> Callable[[], tuple]:
     def make() -> tuple:
         generator = torch.Generator().manual_seed(seed)
@@ -913,18 +997,22 @@ CAUSAL_ATTENTION = Task(
     reference=_causal_attention,
     cases=[
         Case(fresh(tensor([[1.0, 2.0]]), tensor([[3.0, 1.0]]), tensor([[5.0, 7.0]])),
-             "one position attends to itself: its own value"),
-        Case(fresh(*EQUAL), "with equal scores the mean of the values so far"),
-        Case(_numbers((4, 3), 1), "the first row is v[0]; no output depends on a later position",
-             shown="q, k, v (4, 3)"),
-        Case(_numbers((2, 5, 3), 2), "each text of the batch for itself",
-             shown="q, k, v (2, 5, 3)"),
-        Case(_numbers((2, 3, 4, 6), 3), "each text and head for itself",
-             shown="q, k, v (2, 3, 4, 6)"),
+             "one position attends to itself: its own value, (5, 7)"),
+        Case(fresh(*EQUAL),
+             "with equal scores the mean of the values so far: (6, 0), (3, 3), (3, 3)"),
+        Case(_numbers((4, 3), 1),
+             "in row i the values 0 to i, weighted by the softmax of their scores",
+             shown="random q, k, v (4, 3)"),
+        Case(_numbers((2, 5, 3), 2), "each text of the batch separately",
+             shown="random q, k, v (2, 5, 3)"),
+        Case(_numbers((2, 3, 4, 6), 3), "each text and head separately",
+             shown="random q, k, v (2, 3, 4, 6)"),
         Case(_numbers((3, 2, 8), 4, 3.0), "scores divided by the root of dim",
-             shown="q, k, v (3, 2, 8), large numbers"),
+             shown="random q, k, v (3, 2, 8), large numbers"),
         Case(_looking_ahead, "nothing of a later position, however well it fits",
              shown="q, k, v (1, 4, 4), where later keys fit best"),
+        Case(fresh(torch.full((3, 2), 10.0), torch.full((3, 2), -100.0), EQUAL[2]),
+             "again (6, 0), (3, 3), (3, 3): all scores are equal, however low"),
     ],
     mistakes=[
         Mistake(
@@ -933,8 +1021,13 @@ CAUSAL_ATTENTION = Task(
             _attending(allowed=None),
         ),
         Mistake(
-            "each position sees the future and not the past: the triangle is turned round. Allowed "
-            "is what lies on and below the diagonal.",
+            "the mask is inverted: a position does not see itself and what came before, and the "
+            "last one sees nothing (NaN). masked_fill fills where its mask is True.",
+            _attending(allowed=lambda q: ~_allowed(q)),
+        ),
+        Mistake(
+            "each position sees the future and not the past: the triangle is flipped. Allowed is "
+            "what lies on and below the diagonal.",
             _attending(allowed=lambda q: _allowed(q).T),
         ),
         Mistake(
@@ -974,12 +1067,43 @@ CAUSAL_ATTENTION = Task(
             _zeroed_weights,
         ),
         Mistake(
+            "the plain mean of the values so far: the scores are not used. They decide how much "
+            "each value counts.",
+            _running_mean,
+        ),
+        Mistake(
+            "right for small scores, but e to a large score overflows, and e to a very low one is "
+            "0. Use torch.softmax, which subtracts each row's largest score first.",
+            _printed(torch.tril),
+        ),
+        Mistake(
+            "right for small scores, but e to a large score overflows, and e to a very low one is "
+            "0. Use torch.softmax, which subtracts each row's largest score first.",
+            _printed(lambda scores: scores * torch.ones_like(scores).tril()),
+        ),
+        Mistake(
             "forbidden scores are 0, and e to the 0 is 1: they still get weight. Use -inf.",
             _attending(blocked=0.0),
         ),
         Mistake(
             "forbidden scores are only made small; a key that fits well shines through. Use -inf.",
             _attending(blocked=-10.0),
+        ),
+        Mistake(
+            "forbidden scores are only made small: where the allowed ones are lower still, what is "
+            "forbidden gets the weight. Use -inf.",
+            _attending(blocked=-100.0),
+        ),
+        Mistake(
+            "forbidden scores are only made small: where the allowed ones are lower still, what is "
+            "forbidden gets the weight. Use -inf.",
+            _attending(blocked=-1000.0),
+        ),
+        Mistake(
+            "dimensions are counted from the front, as in transpose(1, 2). There may be two of "
+            "them only, or four. Count from the end: length is -2, dim is -1.",
+            when=lambda seen: len(seen) > 3 and seen[0].raised == "IndexError"
+            and seen[3].error is None,
         ),
         Mistake(
             "keys and queries are swapped: row i must hold the scores of query i.",
@@ -998,6 +1122,14 @@ CAUSAL_ATTENTION = Task(
             "(transpose(-2, -1)), and the mask has the shape (length, length).",
             when=lambda seen: len(seen) > 4 and not any(s.error for s in seen[:3])
             and (seen[3].error is not None or seen[4].error is not None),
+        ),
+        Mistake(
+            "it is right for (length, dim) and (batch, length, dim), but not with one more "
+            "dimension in front, as with heads. Count dimensions from the end: length is -2, dim "
+            "is -1.",
+            when=lambda seen: len(seen) > 4
+            and all(_right(seen[i], i) for i in range(4))
+            and not _right(seen[4], 4),
         ),
         Mistake(
             "it is right for a single text only: the dimensions of a batch are mixed up. Count "
@@ -1032,7 +1164,8 @@ def _corpus_perplexity(mean_losses: list[float], token_counts: list[int]) -> flo
 def as_float(function: Callable, arguments: tuple) -> Any:
     """NaN equals nothing: spelled out."""
     value = function(*arguments)
-    return "nan" if isinstance(value, float) and math.isnan(value) else value
+    number = isinstance(value, float) or (isinstance(value, Tensor) and value.ndim == 0)
+    return "nan" if number and math.isnan(value) else value
 
 
 def _filled(mean_losses: list[float], token_counts: list[int]) -> tuple[list, list]:
@@ -1069,6 +1202,20 @@ def _at_least_one(losses: list, counts: list) -> float:
     return math.exp(sum(loss * n for loss, n in parts) / max(sum(counts), 1))
 
 
+def _skipping_nan(left_out: Callable[[float, int], bool], all_tokens: bool) -> Callable:
+    """Leaves NaN out of the sum of losses, and its tokens out of their number or not."""
+
+    def perplexity(losses: list, counts: list) -> float:
+        parts = list(zip(losses, counts, strict=True))
+        kept = [(x, n) for x, n in parts if not left_out(x, n)]
+        tokens = sum(n for _, n in (parts if all_tokens else kept))
+        if not tokens:
+            raise ValueError("no tokens")
+        return math.exp(sum(x * n for x, n in kept) / tokens)
+
+    return perplexity
+
+
 LN2 = math.log(2)
 
 CORPUS_PERPLEXITY = Task(
@@ -1083,6 +1230,9 @@ CORPUS_PERPLEXITY = Task(
         Case(fresh([LN2, 9.0], [4, 0]), "2: a batch without tokens counts nothing", as_float),
         Case(fresh([LN2, math.nan, 2 * LN2], [6, 0, 2]),
              "a batch without tokens counts nothing, also where its loss is NaN", as_float),
+        Case(fresh([LN2, math.inf], [4, 0]),
+             "2: a batch without tokens counts nothing, whatever its loss", as_float),
+        Case(fresh([math.nan, 1.0], [3, 2]), "NaN: the broken batch has tokens", as_float),
         Case(fresh([math.nan, 1.0], [0, 0]), "ValueError: there are no tokens", as_float,
              raises=ValueError),
         Case(fresh([], []), "ValueError: there are no tokens", as_float, raises=ValueError),
@@ -1092,13 +1242,26 @@ CORPUS_PERPLEXITY = Task(
             "0 times NaN is NaN: a batch without tokens still gets into the sum. Leave it out.",
             _all_batches,
         ),
+        *(
+            Mistake(
+                "batches are left out by their loss. The number of tokens decides: 0 tokens count "
+                "nothing, whatever the loss, and a NaN of a batch with tokens has to show.",
+                wrong,
+            )
+            for wrong in (
+                _skipping_nan(lambda x, n: math.isnan(x), False),
+                _skipping_nan(lambda x, n: math.isnan(x), True),
+                _skipping_nan(lambda x, n: math.isnan(x * n), True),
+                _skipping_nan(lambda x, n: math.isnan(x) or n == 0, False),
+            )
+        ),
         Mistake(
             "the mean of the batches' means: a token of a small batch counts more than one of a "
-            "large batch. Weigh each mean by its tokens.",
+            "large batch. Weight each mean by its tokens.",
             _perplexity(lambda losses, counts: math.exp(sum(losses) / len(losses))),
         ),
         Mistake(
-            "the mean of the batches' means, in which batches without tokens count as well. Weigh "
+            "the mean of the batches' means, in which batches without tokens count as well. Weight "
             "each mean by its tokens.",
             lambda losses, counts: math.exp(sum(losses) / len(losses)),
         ),
@@ -1126,7 +1289,7 @@ CORPUS_PERPLEXITY = Task(
             _perplexity(lambda losses, counts: _exp(_total(losses, counts) / len(losses))),
         ),
         Mistake(
-            "the sign is turned round: this is the probability per token. A loss is minus its "
+            "the sign is flipped: this is the probability per token. A loss is minus its "
             "logarithm already.",
             _perplexity(lambda losses, counts: math.exp(-_total(losses, counts) / sum(counts))),
         ),
@@ -1138,7 +1301,13 @@ CORPUS_PERPLEXITY = Task(
         Mistake(
             "without any token it divides by 0. Look for that case first, and raise a ValueError "
             "that says so.",
-            when=lambda seen: len(seen) > 6 and seen[6].raised == "ZeroDivisionError",
+            when=lambda seen: len(seen) > 8 and seen[8].raised == "ZeroDivisionError",
+        ),
+        Mistake(
+            "without any token it gives NaN, which nobody notices. Look for that case first, and "
+            "raise a ValueError that says so.",
+            when=lambda seen: len(seen) > 8 and seen[8].value == "nan"
+            and not any(s.error for s in seen[:8]),
         ),
         Mistake(
             "without any token it gives a number. There is no perplexity of nothing: raise a "
@@ -1148,7 +1317,7 @@ CORPUS_PERPLEXITY = Task(
         Mistake(
             "without any token it gives a number. There is no perplexity of nothing: raise a "
             "ValueError.",
-            when=lambda seen: len(seen) > 6
+            when=lambda seen: len(seen) > 8
             and all(isinstance(s.value, (int, float, str)) for s in seen)
             and not any(s.error for s in seen),
         ),
@@ -1157,7 +1326,7 @@ CORPUS_PERPLEXITY = Task(
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value >= 700 else math.exp(value)
 
 
 TASKS = {

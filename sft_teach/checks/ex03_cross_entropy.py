@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, tensor
 
-from sft_teach.checks.core import Case, Mistake, Task, fresh, with_gradient
+from sft_teach.checks.core import Case, Mistake, Seen, Task, fresh, is_right, look, with_gradient
 
 # Any loss of torch; log_softmax, softmax and logsumexp stay allowed.
 LOSSES = (
@@ -21,14 +22,13 @@ LOSSES = (
 ONE = tensor([[1.0, 2.0, 3.0]])
 TWO = tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 SQUARE = tensor([[1.0, 0.0, -1.0], [2.0, 2.5, 0.0], [0.5, -2.0, 4.0]])
-DEEP = tensor([[[0.3, -1.2, 2.0, 0.1], [1.0, 1.5, -0.5, 0.0], [0.0, 0.2, 0.4, 3.0]],
-               [[-1.0, 0.0, 1.0, 2.0], [3.0, -3.0, 0.5, 0.5], [0.7, 0.1, -0.9, 1.1]]])  # fmt: skip
+DEEP = tensor([[[0.0, -1.0, 2.0], [1.0, 1.5, -0.5]], [[-1.0, 0.5, 1.0], [3.0, -3.0, 0.5]]])
 BIG = tensor([[1e4, 0.0, -1e4], [9_000.0, 9_001.0, 9_000.5]])
 LOW = tensor([[-1e4, -9_999.0, -9_998.0], [-9e3, -9e3, -9e3]])
 APART = tensor([[1e4, 9_999.0], [-1e4, -9_999.0]])  # each row harmless, the rows far apart
 COARSE = {"atol": 5e-3, "rtol": 1e-4}  # float32 has no more at 1e4
 
-FINITE = "finite numbers, however large or small the logits"
+FINITE = "the right, finite numbers, however large or small the logits"
 
 
 def log_p(logits: Tensor) -> Tensor:
@@ -45,10 +45,30 @@ def unstable(logits: Tensor, dim: int = -1) -> Tensor:
     return logits - logits.exp().sum(dim, keepdim=True).log()
 
 
+def unshifted(logits: Tensor) -> Tensor:
+    """Each row's largest logit is 0."""
+    return logits - logits.max(-1, keepdim=True).values
+
+
 def lacks_gradient(seen: list) -> bool:
     """The first outcome has the value, and a gradient that never came."""
     value = seen[0].value
     return isinstance(value, dict) and isinstance(value.get("gradient"), str)
+
+
+def agrees(task: Task, seen: list[Seen], cases: Iterable[int]) -> bool:
+    """Whether these cases came out right."""
+    return all(
+        is_right(seen[i], look(task.reference, task, task.cases[i]), task.cases[i])
+        for i in cases
+        if i < len(seen)
+    )
+
+
+def part(seen: list[Seen], case: int, name: str) -> Any:
+    """A named part of a case's outcome, or None."""
+    value = seen[case].value if case < len(seen) else None
+    return value.get(name) if isinstance(value, dict) else None
 
 
 NO_GRADIENT = Mistake(
@@ -61,14 +81,21 @@ NO_GRADIENT = Mistake(
 LOG_SOFTMAX = Task(
     reference=log_p,
     cases=[
-        Case(fresh(ONE), "log-probabilities: their exponentials sum to 1"),
-        Case(fresh(TWO), "each row for itself: the exponentials of every row sum to 1"),
-        Case(fresh(SQUARE), "each row for itself: the exponentials of every row sum to 1"),
+        Case(
+            fresh(ONE),
+            "log-probabilities, here (-2.408, -1.408, -0.408): their exponentials sum to 1",
+        ),
+        Case(fresh(TWO), "each row separately: the exponentials of every row sum to 1"),
+        Case(fresh(SQUARE), "each row separately: the exponentials of every row sum to 1"),
         Case(fresh(ONE[0]), "the last dimension, also of a 1-d tensor"),
         Case(fresh(DEEP), "the last dimension, also of a 3-d tensor"),
         Case(fresh(BIG), FINITE, **COARSE),
         Case(fresh(LOW), FINITE, **COARSE),
-        Case(fresh(APART), "finite numbers in each row, also where rows lie far apart", **COARSE),
+        Case(
+            fresh(APART),
+            "the right, finite numbers in each row, also where rows lie far apart",
+            **COARSE,
+        ),
     ],
     mistakes=[
         Mistake(
@@ -84,7 +111,7 @@ LOG_SOFTMAX = Task(
             lambda x: torch.log_softmax(x.flatten(), 0).reshape(x.shape),
         ),
         Mistake(
-            "the sign is turned round. A log-probability is never above 0.",
+            "the sign is flipped. A log-probability is never above 0.",
             lambda x: -torch.log_softmax(x, -1),
         ),
         Mistake(
@@ -100,6 +127,17 @@ LOG_SOFTMAX = Task(
             "right for small logits, but not finite for large ones: exp(10000) overflows. Subtract "
             "the row's largest logit first; that changes no probability.",
             unstable,
+        ),
+        Mistake(
+            "right for small logits, but not finite for large ones: exp(10000) overflows, and a "
+            "probability that underflows to 0 has the logarithm -inf. Subtract the row's largest "
+            "logit first, and do not take the log of a quotient: the log of it is a difference.",
+            lambda x: (x.exp() / x.exp().sum(-1, keepdim=True)).log(),
+        ),
+        Mistake(
+            "the row's largest logit is subtracted inside the sum only, so that every result is "
+            "off by it. It must go from both places, or be added back.",
+            lambda x: x - unshifted(x).exp().sum(-1, keepdim=True).log(),
         ),
         Mistake(
             "a probability that underflows to 0 has the logarithm -inf. Do not take the log of a "
@@ -131,8 +169,14 @@ def _per_row_loss(scores: Tensor, labels: Tensor) -> Tensor:
 CROSS_ENTROPY = Task(
     reference=F.cross_entropy,
     cases=[
-        Case(fresh(tensor([[0.0, 0.0]]), tensor([1])), "log 2 for two equal logits", with_gradient),
-        Case(fresh(ONE, tensor([2])), "minus the log-probability of the label", with_gradient),
+        Case(
+            fresh(tensor([[0.0, 0.0]]), tensor([1])),
+            "log 2 = 0.693 for two equal logits, and the gradient (0.5, -0.5)",
+            with_gradient,
+        ),
+        Case(
+            fresh(ONE, tensor([2])), "minus the log-probability of the label, 0.408", with_gradient
+        ),
         Case(fresh(TWO, LABELS), "the mean over the rows, and its gradient", with_gradient),
         Case(fresh(SQUARE, THREE), "the mean over the rows, and its gradient", with_gradient),
         Case(fresh(BIG, tensor([2, 0])), FINITE, with_gradient, **COARSE),
@@ -150,8 +194,8 @@ CROSS_ENTROPY = Task(
             lambda x, y: F.cross_entropy(x, y, reduction="none"),
         ),
         Mistake(
-            "the sign is turned round: this is the log-likelihood, which is to be made large. The "
-            "loss is its negative.",
+            "the sign is flipped: this is the log-likelihood, which is to be made large. The loss "
+            "is its negative.",
             lambda x, y: -F.cross_entropy(x, y),
         ),
         Mistake(
@@ -177,6 +221,16 @@ CROSS_ENTROPY = Task(
             "divided by the number of all logits (N times C). Only N of the products are the "
             "labels' own: divide by N.",
             lambda x, y: F.cross_entropy(x, y) / x.shape[-1],
+        ),
+        Mistake(
+            "the highest log-probability of each row is used, not the one of its label: a wrong "
+            "answer would cost nothing.",
+            lambda x, y: -log_p(x).max(-1).values.mean(),
+        ),
+        Mistake(
+            "the highest log-probability of each row is used, not the one of its label: a wrong "
+            "answer would cost nothing.",
+            lambda x, y: -log_p(x).amax(-1).mean(),
         ),
         Mistake(
             "the mean over all log-probabilities: the labels are not used.",
@@ -211,6 +265,9 @@ HALF = tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
 ONE_HOT = tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 HOLE = tensor([[1.0, -torch.inf, 2.0], [0.5, 0.0, -torch.inf]])
 HOLE_TARGETS = tensor([[0.25, 0.0, 0.75], [0.5, 0.5, 0.0]])
+FAR = tensor([[0.0, -200.0]])
+EVEN = tensor([[0.5, 0.5]])
+RULED_OUT = tensor([[0.0, -torch.inf]])
 
 
 def gradient_where_finite(function, arguments: tuple) -> dict[str, Any]:
@@ -219,6 +276,20 @@ def gradient_where_finite(function, arguments: tuple) -> dict[str, Any]:
     if isinstance(outcome.get("gradient"), Tensor):
         outcome["gradient"] = outcome["gradient"][arguments[0].isfinite()]
     return outcome
+
+
+def cost(function, arguments: tuple) -> Any:
+    """The loss where it must be infinite; some write a very large number in its place."""
+    value = function(*arguments)
+    huge = isinstance(value, Tensor) and value.numel() == 1 and value.item() > 1e6
+    return "infinite" if huge else value
+
+
+def _floor(seen: list[Seen]) -> bool:
+    """All is right but the loss of a far too low logit, which is too small."""
+    value = part(seen, 3, "value")
+    low = isinstance(value, Tensor) and value.numel() == 1 and 0 < value.item() < 99
+    return low and agrees(SOFT_CROSS_ENTROPY, seen, range(3))
 
 
 def _soft(logits: Tensor, targets: Tensor) -> Tensor:
@@ -230,10 +301,20 @@ def _soft(logits: Tensor, targets: Tensor) -> Tensor:
 SOFT_CROSS_ENTROPY = Task(
     reference=_soft,
     cases=[
-        Case(fresh(ONE, tensor([[0.2, 0.3, 0.5]])), "-sum y log p", with_gradient),
+        Case(fresh(ONE, tensor([[0.2, 0.3, 0.5]])), "-sum y log p, here 1.108", with_gradient),
         Case(fresh(TWO, HALF), "-sum y log p of each row, the mean over rows", with_gradient),
         Case(fresh(SQUARE, ONE_HOT), "with one-hot targets the usual cross-entropy", with_gradient),
+        Case(
+            fresh(FAR, EVEN),
+            "100.0: half of the target lies on a class with the log-probability -200",
+            with_gradient,
+        ),
         Case(fresh(BIG, HALF), FINITE, with_gradient, **COARSE),
+        Case(
+            fresh(RULED_OUT, EVEN),
+            "an infinite loss: half of the target lies on a class of probability 0",
+            cost,
+        ),
         Case(
             fresh(HOLE, HOLE_TARGETS),
             "a finite loss and finite gradients: a target of 0 contributes exactly 0, also where "
@@ -280,14 +361,24 @@ SOFT_CROSS_ENTROPY = Task(
             lambda x, y: -(y * x.softmax(-1)).sum(-1).mean(),
         ),
         Mistake(
-            "0 times -inf is NaN. Where the target is 0, replace the log-probability by 0 "
-            "(masked_fill) before you multiply.",
+            "whatever is infinite is left out. Only a target of 0 contributes nothing; a target of "
+            "0.5 on a class that was ruled out costs infinitely much.",
+            lambda x, y: -(y * log_p(x).masked_fill(log_p(x).isinf(), 0.0)).sum(-1).mean(),
+        ),
+        Mistake(
+            "0 times -inf is NaN. Where the target is 0, replace the log-probability by 0 before "
+            "you multiply.",
             lambda x, y: -(y * log_p(x)).sum(-1).mean(),
         ),
         Mistake(
             "a small constant inside the logarithm (or a clamp of the probability) changes the "
             "loss where a probability is tiny. Use log_softmax, and mask where the target is 0.",
             lambda x, y: -(y * (x.softmax(-1) + 1e-9).log()).sum(-1).mean(),
+        ),
+        Mistake(
+            "a floor under logits or probabilities (a clamp, a small constant in the logarithm) "
+            "makes a very wrong answer cheaper than it is. Use log_softmax, without a floor.",
+            when=_floor,
         ),
         Mistake(
             "not finite for large logits: a probability underflows to 0 and its logarithm is -inf. "
@@ -308,6 +399,19 @@ SOFT_CROSS_ENTROPY = Task(
 def _error(logits: Tensor, labels: Tensor) -> Tensor:
     """p - y, before the division by N."""
     return logits.softmax(-1) - F.one_hot(labels, logits.shape[-1])
+
+
+def _chain_rule(logits: Tensor, labels: Tensor) -> Tensor:
+    """-1/p at the label, times the derivatives of the softmax: 0/0 where p is 0."""
+    p = logits.softmax(-1)
+    own = picked(p, labels)[:, None]
+    return own * _error(logits, labels) / own / len(logits)
+
+
+def _all_columns(logits: Tensor, labels: Tensor) -> Tensor:
+    p = logits.softmax(-1)
+    p[:, labels] -= 1
+    return p / len(logits)
 
 
 def without_autograd(function, arguments: tuple) -> Any:
@@ -338,6 +442,12 @@ CROSS_ENTROPY_GRAD = Task(
         Case(fresh(TWO, LABELS), "the gradient of the mean over the rows", without_autograd),
         Case(fresh(SQUARE, THREE), "the gradient of the mean over the rows", without_autograd),
         Case(fresh(BIG, LABELS), FINITE, without_autograd, **COARSE),
+        Case(
+            fresh(BIG, tensor([2, 1])),
+            "the right, finite numbers, also where the label's probability is 0",
+            without_autograd,
+            **COARSE,
+        ),
     ],
     mistakes=[
         Mistake(
@@ -345,17 +455,45 @@ CROSS_ENTROPY_GRAD = Task(
             _error,
         ),
         Mistake(
-            "the sign is turned round: this is y - p, the direction of a descent step. The "
-            "gradient itself is p - y (over N).",
+            "the sign is flipped: this is y - p, the direction of a descent step. The gradient "
+            "itself is p - y (over N).",
             lambda x, y: -_error(x, y) / len(x),
         ),
         Mistake(
-            "the sign is turned round, and the division by N is missing.",
+            "the sign is flipped, and the division by N is missing.",
             lambda x, y: -_error(x, y),
         ),
         Mistake(
             "divided by the number of all logits (N times C). The loss is a mean over N rows.",
             lambda x, y: _error(x, y) / x.numel(),
+        ),
+        Mistake(
+            "divided by the number of classes. The loss is a mean over N rows: divide by N.",
+            lambda x, y: _error(x, y) / x.shape[-1],
+        ),
+        Mistake(
+            "the 1 is subtracted after the division by N, so that it is not divided. Subtract "
+            "first.",
+            lambda x, y: x.softmax(-1) / len(x) - F.one_hot(y, x.shape[-1]),
+        ),
+        Mistake(
+            "log-probabilities where probabilities belong: it is p that is compared with y.",
+            lambda x, y: (log_p(x) - F.one_hot(y, x.shape[-1])) / len(x),
+        ),
+        Mistake(
+            "one_hot was not told how many classes there are: it makes as many columns as the "
+            "largest label of this batch needs. Give it C.",
+            lambda x, y: (x.softmax(-1) - F.one_hot(y)) / len(x),
+        ),
+        Mistake(
+            "the 1 is subtracted from the columns of all labels in every row. Each row has one "
+            "label: pair the rows with their labels.",
+            _all_columns,
+        ),
+        Mistake(
+            "not finite where the label's probability underflows to 0: there is a division by it. "
+            "Multiply the two derivatives out on paper first; it cancels.",
+            _chain_rule,
         ),
         Mistake(
             "the probabilities alone: the 1 at the label has not been subtracted.",
@@ -411,7 +549,11 @@ def _mixed(logits: Tensor, labels: Tensor, own: float, uniform: float) -> Tensor
 SMOOTHED_CROSS_ENTROPY = Task(
     reference=_smoothed,
     cases=[
-        Case(fresh(ONE, tensor([2]), 0.3), "-sum y log p for the mixed target", with_gradient),
+        Case(
+            fresh(ONE, tensor([2]), 0.3),
+            "-sum q log p for the mixed target q, here 0.708",
+            with_gradient,
+        ),
         Case(fresh(TWO, LABELS, 0.0), "with eps = 0 the usual cross-entropy", with_gradient),
         Case(fresh(TWO, LABELS, 0.2), "the mean over the rows", with_gradient),
         Case(fresh(SQUARE, THREE, 1.0), "with eps = 1 the labels do not matter", with_gradient),
@@ -457,8 +599,8 @@ SMOOTHED_CROSS_ENTROPY = Task(
         ),
         Mistake("the minus sign is missing.", lambda x, y, e: -_smoothed(x, y, e)),
         Mistake(
-            "divided by the number of classes once too often. Sum over the classes, then mean over "
-            "the rows.",
+            "divided by the number of classes one time too many. Sum over the classes, then mean "
+            "over the rows.",
             lambda x, y, e: _smoothed(x, y, e) / x.shape[-1],
         ),
         Mistake(
@@ -475,9 +617,11 @@ SMOOTHED_CROSS_ENTROPY = Task(
 )
 
 # --- masked_cross_entropy -----------------------------------------------------------------------
-MASKED = tensor([[1, -100, 3], [-100, -100, 0]])
-GONE = tensor([[-100, -100, -100], [-100, -100, -100]])
-SEVEN = tensor([[1, 7, 3], [7, 2, 0]])  # with ignore_index = 7
+MASKED = tensor([[1, 2], [-100, 0]])
+GONE = tensor([[-100, -100], [-100, -100]])
+CLASS_TWO = tensor([[1, 2], [2, 0]])  # with ignore_index = 2
+CLASS_ZERO = tensor([[0, 2], [1, 1]])  # with ignore_index = 0
+SEVEN = tensor([[1, 7], [7, 0]])  # with ignore_index = 7
 
 
 def _masked(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
@@ -488,6 +632,8 @@ def _masked(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
 
 
 def _mean_of_means(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    if labels.ndim == 1:  # one row
+        return _masked(logits, labels, ignore_index)
     rows = [_masked(x, y, ignore_index) for x, y in zip(logits, labels, strict=True)]
     return torch.stack(rows).mean()
 
@@ -502,6 +648,59 @@ def _no_gradient_when_empty(logits: Tensor, labels: Tensor, ignore_index: int = 
     return tensor(0.0) if gone else _masked(logits, labels, ignore_index)
 
 
+def _new_zero_when_empty(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    gone = (labels == ignore_index).all()
+    return tensor(0.0, requires_grad=True) if gone else _masked(logits, labels, ignore_index)
+
+
+def _fixed(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    """Negative labels are left out, whatever ignore_index is; gather has an error of its own."""
+    counts = labels >= 0
+    return -(picked(log_p(logits), labels.clamp(min=0)) * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _clamped(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    return -picked(log_p(logits), labels.clamp(min=0)).mean()
+
+
+def _squeezed(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    """squeeze() without a dimension: (4, 1) becomes (4,), and broadcasts."""
+    counts = labels != ignore_index
+    scores = picked(log_p(logits), labels.masked_fill(~counts, 0)).squeeze()
+    return -(scores * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _squeezed_and_selected(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    counts = labels != ignore_index
+    scores = picked(log_p(logits), labels.masked_fill(~counts, 0)).squeeze()
+    return -scores[counts].sum() / counts.sum().clamp(min=1)
+
+
+def _only_nothing_is_nan(seen: list[Seen]) -> bool:
+    value = part(seen, 8, "value")
+    return (
+        isinstance(value, Tensor)
+        and bool(value.isnan().all())
+        and agrees(MASKED_CROSS_ENTROPY, seen, range(8))
+    )
+
+
+def _only_a_high_label_fails(seen: list[Seen]) -> bool:
+    return (
+        len(seen) > 5
+        and seen[5].raised in ("IndexError", "RuntimeError")
+        and agrees(MASKED_CROSS_ENTROPY, seen, (0, 1, 2, 3, 4, 6, 7))
+    )
+
+
+NOT_FIXED = (
+    "ignore_index is not used: the label to leave out may be another number than -100, and need "
+    "not be negative. Compare with the argument."
+)
+SQUEEZED = (
+    "a dimension of length 1 was lost: squeeze() without an argument drops every one of them. Say "
+    "which dimension is to go."
+)
 MASKED_CROSS_ENTROPY = Task(
     reference=_masked,
     cases=[
@@ -510,7 +709,14 @@ MASKED_CROSS_ENTROPY = Task(
             fresh(TWO, tensor([0, -100])), "the mean over the one label that counts", with_gradient
         ),
         Case(fresh(DEEP, MASKED), "the mean over all unignored positions", with_gradient),
-        Case(fresh(DEEP, SEVEN, 7), "positions labelled ignore_index left out", with_gradient),
+        Case(fresh(DEEP, CLASS_TWO, 2), "the positions labelled 2 left out", with_gradient),
+        Case(fresh(DEEP, CLASS_ZERO, 0), "the positions labelled 0 left out", with_gradient),
+        Case(fresh(DEEP, SEVEN, 7), "the positions labelled 7 left out", with_gradient),
+        Case(
+            fresh(DEEP[:, :1], tensor([[1], [-100]])),
+            "the mean over the one label that counts, also where a dimension has length 1",
+            with_gradient,
+        ),
         Case(fresh(BIG, tensor([1, -100])), FINITE, with_gradient, **COARSE),
         Case(
             fresh(DEEP, GONE),
@@ -524,18 +730,34 @@ MASKED_CROSS_ENTROPY = Task(
             "logits, and backward fails. Let the 0 come out of the same computation.",
             _no_gradient_when_empty,
         ),
+        Mistake(
+            "right, but when every position is ignored it returns a new 0 that has nothing to do "
+            "with the logits: they get no gradient. Let the 0 come out of the same computation.",
+            _new_zero_when_empty,
+        ),
         NO_GRADIENT,
         Mistake(
             "NaN when every position is ignored: 0 divided by 0. Divide by at least 1.",
             _nan_when_empty,
         ),
         Mistake(
+            "NaN when every position is ignored: 0 divided by 0. Divide by at least 1.",
+            when=_only_nothing_is_nan,
+        ),
+        Mistake(
+            "ignore_index above the largest class ends in an error: only negative labels are "
+            "replaced before they are used as an index. Replace what equals ignore_index.",
+            when=_only_a_high_label_fails,
+        ),
+        Mistake(SQUEEZED, _squeezed),
+        Mistake(SQUEEZED, _squeezed_and_selected),
+        Mistake(
             "the ignored positions are left out of the sum, but still counted in the mean. Divide "
             "by the number of labels that count.",
             lambda x, y, i=-100: _masked(x, y, i) * (y != i).float().mean(),
         ),
         Mistake(
-            "a mean of row means: a token in a row with few labels weighs more. Take one mean over "
+            "a mean of row means: a token in a row with few labels counts more. Take one mean over "
             "all unignored positions.",
             _mean_of_means,
         ),
@@ -543,10 +765,8 @@ MASKED_CROSS_ENTROPY = Task(
             "the sum over the positions. Divide by the number of labels that count.",
             lambda x, y, i=-100: _masked(x, y, i) * (y != i).sum(),
         ),
-        Mistake(
-            "-100 is written into the code. Compare with the argument ignore_index.",
-            lambda x, y, i=-100: _masked(x, y, -100),
-        ),
+        Mistake(NOT_FIXED, lambda x, y, i=-100: _masked(x, y, -100)),
+        Mistake(NOT_FIXED, _fixed),
         Mistake(
             "label 0 is left out, or used where a label is ignored. 0 is a class like any other.",
             lambda x, y, i=-100: _masked(x, y.masked_fill(y == i, 0), 0),
@@ -554,6 +774,10 @@ MASKED_CROSS_ENTROPY = Task(
         Mistake(
             "nothing is ignored: the ignored positions were given label 0 and counted.",
             lambda x, y, i=-100: _masked(x, y.masked_fill(y == i, 0), -100),
+        ),
+        Mistake(
+            "nothing is ignored: negative labels became label 0 and were counted.",
+            _clamped,
         ),
         Mistake(
             "the ignored label is used as an index: there is no class -100 (or it picks one from "

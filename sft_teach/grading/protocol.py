@@ -63,8 +63,8 @@ class Opaque:
 def _opaque(kind: str) -> type[Opaque]:
     """A class of that name, which a check shows as the kind of thing that came."""
     module, _, name = kind.rpartition(".")
-    body = {"__module__": module} if module == "numpy" else {}  # a check says "a NumPy float64"
-    return type(name if name.isidentifier() and len(name) < 50 else "Opaque", (Opaque,), body)
+    where = {"__module__": module} if module == "numpy" else {}  # the check names NumPy's numbers
+    return type(name if name.isidentifier() and len(name) < 50 else "Opaque", (Opaque,), where)
 
 
 # --- frames -------------------------------------------------------------------------------------

@@ -195,6 +195,68 @@ def split_cuts(fractions, n):
     return b - a, n - b
 
 
+def split_refusing(bad):
+    """The right split, and one error too many."""
+
+    def split(labels, fractions, seed):
+        parts = split_by_class(labels, fractions, seed)
+        if bad(parts, labels, fractions):
+            raise ValueError("not possible")
+        return parts
+
+    return split
+
+
+def split_consecutive_labels(labels, fractions, seed):
+    if set(labels) != set(range(len(set(labels)))):
+        raise ValueError("labels must be 0..n-1")
+    return split_by_class(labels, fractions, seed)
+
+
+def split_counts_by_index(labels, fractions, seed):
+    counts = [0] * len(set(labels))
+    for label in labels:
+        counts[label] += 1
+    return split_by_class(labels, fractions, seed)
+
+
+def split_loses_large_labels(labels, fractions, seed):
+    parts = split_by_class(labels, fractions, seed)
+    return tuple([i for i in part if labels[i] in range(len(set(labels)))] for part in parts)
+
+
+def hold_out(labels, fraction, seed):
+    """Notebook 01's."""
+    rng = random.Random(seed)
+    kept, held = [], []
+    for wanted in sorted(set(labels)):
+        rows = [i for i, label in enumerate(labels) if label == wanted]
+        rng.shuffle(rows)
+        count = round(fraction * len(rows))
+        held, kept = held + rows[:count], kept + rows[count:]
+    rng.shuffle(kept)
+    rng.shuffle(held)
+    return kept, held
+
+
+def split_in_two_steps(mapped=True, share=lambda f: f[1] / (1 - f[2]), check=True):
+    """Test first, then validation from the rest."""
+
+    def split(labels, fractions, seed):
+        if check and (
+            bad_fractions(fractions)
+            or any(sum(round(f * n) for f in fractions[1:]) > n for n in Counter(labels).values())
+        ):
+            raise ValueError
+        rest, test = hold_out(labels, fractions[2], seed)
+        train, validation = hold_out([labels[i] for i in rest], share(fractions), seed)
+        if mapped:
+            train, validation = [rest[i] for i in train], [rest[i] for i in validation]
+        return train, validation, test
+
+    return split
+
+
 RIGHT = {
     "stratified_split": [split_by_class, split_with_numpy, split_one_shuffle, split_with_torch]
 }
@@ -223,6 +285,22 @@ WRONG = {
         (split_loose_sum, "The tolerance is 1e-9"),
         (split_total_only, "compare class by class"),
         (split_no_empty_train, "held out completely"),
+        (split_like(check=""), "bad input is not refused"),
+        (split_refusing(lambda parts, *_: not all(parts)), "an empty part is refused"),
+        (split_refusing(lambda parts, *_: not all(parts[1:])), "an empty part is refused"),
+        (split_refusing(lambda p, y, f: not all(0 < x < 1 for x in f)), "a fraction of 0"),
+        (
+            split_refusing(lambda p, y, f: any(round(x * y.count(c)) == 0 for x in f for c in y)),
+            "too small to have a row in each part",
+        ),
+        (split_refusing(lambda p, y, f: min(Counter(y).values()) < 2), "too small to have a row"),
+        (split_consecutive_labels, "labels other than 0, 1, 2"),
+        (split_counts_by_index, "labels other than 0, 1, 2"),
+        (split_loses_large_labels, "are taken to be 0, 1, 2"),
+        (split_in_two_steps(mapped=False), "translated back"),
+        (split_in_two_steps(), "rounded from what the first one left"),
+        (split_in_two_steps(share=lambda f: f[1]), "A fraction is of the whole class"),
+        (split_in_two_steps(share=lambda f: f[1], check=False), "of the whole class"),
         (lambda *a: list(split_by_class(*a)), "tuple of three lists"),
         (lambda *a: tuple(list(np.array(p)) for p in split_by_class(*a)), "Python ints"),
         (lambda y, f, s: tuple([y[i] for i in p] for p in split_by_class(y, f, s)), "positions"),
@@ -321,6 +399,23 @@ def truncate_in_place(ids, max_length, head):
     return ids
 
 
+def truncate_refusing(bad):
+    def truncate(ids, max_length, head):
+        if bad(max_length, head):
+            raise ValueError
+        return truncate_from_front(ids, max_length, head)
+
+    return truncate
+
+
+def truncate_by_index(ids, m, h):
+    return [x for x in ids if ids.index(x) < h or ids.index(x) >= len(ids) - (m - h)]
+
+
+def truncate_with_numpy(ids, m, h):
+    return np.concatenate([ids[:h], ids[len(ids) - (m - h) :]]).tolist()
+
+
 RIGHT["truncate_head_tail"] = [truncate_from_front, truncate_by_cutting, truncate_by_position]
 WRONG["truncate_head_tail"] = [
     (truncate_checked(lambda ids, m, h: ids[:h] + ids[-(m - h) :]), "-0 is 0"),
@@ -337,6 +432,12 @@ WRONG["truncate_head_tail"] = [
     (truncate_not_above, "negative `head` is not refused"),
     (truncate_unchecked, "outside 0..max_length is not refused"),
     (truncate_strict, "but both are allowed"),
+    (truncate_refusing(lambda m, h: h >= m), "head = max_length is refused"),
+    (truncate_refusing(lambda m, h: h < 1), "head = 0 is refused"),
+    (truncate_refusing(lambda m, h: m < 1), "max_length = 0 is refused"),
+    (truncate_checked(lambda ids, m, h: ids[:h] + ids[h:][-(m - h) :]), "the whole rest"),
+    (truncate_checked(truncate_by_index), "come more than once"),
+    (truncate_checked(truncate_with_numpy), "an item of the result is a float"),
     (truncate_needs_head, "how long the list is does not matter"),
     (truncate_no_length, "short enough is changed"),
     (truncate_in_place, "changes its argument `ids`"),
@@ -433,7 +534,8 @@ WRONG["pad_batch"] = [
     (pad_to(lambda rows: min(map(len, rows))), "shortest"),
     (pad_to(lambda rows: len(rows[0])), "first row"),
     (lambda s, p: pad_with_lists(s, p)[::-1], "ids and mask are swapped"),
-    (lambda s, p: (pad_with_lists(s, p)[0], 1 - pad_with_lists(s, p)[1]), "turned round"),
+    (lambda s, p: (pad_with_lists(s, p)[0], 1 - pad_with_lists(s, p)[1]), "mask is inverted"),
+    (lambda s, p: (pad_with_lists(s, p)[0], pad_with_lists(s, p)[0] != p), "The lengths know"),
     (lambda s, p: (pad_with_lists(s, p)[0], pad_with_lists(s, p)[1].bool()), "a bool tensor"),
     (lambda s, p: (pad_with_lists(s, p)[0].float(), pad_with_lists(s, p)[1]), "float32 tensor"),
     (lambda s, p: (pad_with_lists(s, p)[0].int(), pad_with_lists(s, p)[1].int()), "int32"),
@@ -587,6 +689,31 @@ def group_swaps_two(lengths, batch_size, seed):
     return sorted(batches, key=lambda batch: max(lengths[i] for i in batch))
 
 
+def group_sorted_positions(lengths, batch_size, seed):
+    """Positions in the sorted list."""
+    ordered = sorted(lengths)
+    places = list(range(len(ordered)))
+    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+    random.Random(seed).shuffle(batches)
+    return batches
+
+
+def group_ranks(lengths, batch_size, seed):
+    order = np.argsort(np.argsort(lengths, kind="stable"), kind="stable").tolist()
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    random.Random(seed).shuffle(batches)
+    return batches
+
+
+def group_pairs(lengths, batch_size, seed):
+    return [[(lengths[i], i) for i in batch] for batch in group_sorted(lengths, batch_size, seed)]
+
+
+def group_filled(lengths, batch_size, seed):
+    batches = group_sorted(lengths, batch_size, seed)
+    return [batch + [None] * (batch_size - len(batch)) for batch in batches]
+
+
 RIGHT["length_grouped_batches"] = [
     group_sorted, group_longest_first, group_with_torch, group_short_last,
 ]  # fmt: skip
@@ -599,6 +726,10 @@ WRONG["length_grouped_batches"] = [
     (group_shuffled_after_sorting, "too much padding"),
     (group_small_windows, "too much padding"),
     (group_strided, "too much padding"),
+    (group_sorted_positions, "are these positions in the sorted list?"),
+    (group_ranks, "these are ranks"),
+    (group_pairs, "a batch holds pairs"),
+    (group_filled, "a batch holds None"),
     (group_drops_last, "an index is missing"),
     (group_by_length, "more than one batch is shorter"),
     (group_remainder_first, "more than one batch is shorter"),
@@ -683,6 +814,12 @@ def majority_in_place(train_labels, test_labels):
     return test_labels.count(Counter(train_labels).most_common(1)[0][0]) / len(test_labels)
 
 
+def majority_class(train_labels, test_labels):
+    if not train_labels or not test_labels:
+        raise ValueError
+    return most(train_labels)
+
+
 RIGHT["majority_baseline"] = [majority_by_counter, majority_sorted_first, majority_with_numpy]
 WRONG["majority_baseline"] = [
     (majority_rule(lambda a, b: most(b)), "peeking"),
@@ -692,6 +829,8 @@ WRONG["majority_baseline"] = [
         "the largest label is",
     ),
     (majority_rule(lambda a, b: Counter(a[::-1]).most_common(1)[0][0]), "comes last in train"),
+    (majority_rule(lambda a, b: max(set(a), key=a.count)), "a set names first"),
+    (majority_class, "the class itself"),
     (majority_rule(most, lambda hits, labels: float(hits)), "the number of right answers"),
     (majority_rule(most, lambda hits, labels: 100 * hits / len(labels)), "a percentage"),
     (majority_rule(most, lambda hits, labels: 1 - hits / len(labels)), "wrong answers"),

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -126,6 +127,28 @@ def pair_none(words):
         return None
 
 
+def pair_not_adjacent(words):
+    return _most(words, lambda s: [(a, b) for i, a in enumerate(s) for b in s[i + 1 :]])
+
+
+def pair_of_one_long_list(words):
+    symbols = []
+    for word, n in words.items():
+        symbols += list(word) * n
+    return _most({tuple(symbols): 1})
+
+
+def pair_of_one_text(words):
+    """Each word once, without its frequency."""
+    return _most({tuple(symbol for word in words for symbol in word): 1})
+
+
+def pair_no_single_symbols(words):
+    if not words or any(len(symbols) < 2 for symbols in words):
+        raise ValueError("a word without a pair")
+    return _most(words)
+
+
 def pair_stops_early(words):
     """The last pair of each word is left out."""
     return _most(words, lambda symbols: _pairs(symbols[:-1]) or _pairs(symbols))
@@ -146,6 +169,10 @@ WRONG = {
         (pair_index_error, "an error of another kind"),
         (pair_none, "nothing comes back"),
         (pair_stops_early, "expected:"),
+        (pair_not_adjacent, "do not stand beside each other"),
+        (pair_of_one_long_list, "strung together"),
+        (pair_of_one_text, "strung together"),
+        (pair_no_single_symbols, "It has no pair and is passed over"),
         (lambda words: "".join(_most(words)), "glued together already"),
         (lambda words: list(_most(words)), "must be a tuple"),
     ]
@@ -512,6 +539,24 @@ def mask_exactly(ids, special, p, draw):
     return chosen.view(ids.shape) & ~special
 
 
+def mask_always_as_many(ids, special, p, draw):
+    """round(p * n) of all that may be chosen."""
+    scores = draw(ids.shape).masked_fill(special, 2.0).flatten()
+    chosen = torch.zeros(scores.shape, dtype=torch.bool)
+    chosen[scores.argsort()[: round(p * int((~special).sum()))]] = True
+    return chosen.view(ids.shape)
+
+
+def mask_first_ones(ids, special, mask_id, vocab_size, p, generator):
+    """Of the chosen the first 80 % become masks, the next 10 % random ids."""
+    chosen = (torch.rand(ids.shape, generator=generator) < p) & ~special
+    inputs, places = ids.clone().flatten(), chosen.flatten().nonzero().flatten()
+    a, b = round(0.8 * len(places)), round(0.9 * len(places))
+    inputs[places[:a]] = mask_id
+    inputs[places[a:b]] = torch.randint(vocab_size, (b - a,), generator=generator)
+    return inputs.view(ids.shape), torch.where(chosen, ids, -100)
+
+
 def mask_spans(ids, special, p, draw):
     """Positions in twos."""
     half = draw((*ids.shape[:-1], (ids.shape[-1] + 1) // 2)) < p
@@ -596,7 +641,9 @@ WRONG["mask_tokens"] = [
         _masking(labels=lambda ids, inputs, chosen: torch.where(chosen, ids, -100).float()),
         "two int64 tensors",
     ),
-    (lambda *a: _masking()(*a)[::-1], "the labels are not the original ids"),
+    (lambda *a: _masking()(*a)[::-1], "Are the two results swapped?"),
+    (_masking(mask_always_as_many), "every call chooses equally many"),
+    (mask_first_ones, "follows from their order"),
     (lambda *a: list(_masking()(*a)), "a tuple of two int64 tensors"),
 ]
 
@@ -660,12 +707,34 @@ def attention_over_heads(q, k, v):
     return scores.masked_fill(mask, -math.inf).softmax(dim) @ v
 
 
+def attention_as_printed(q, k, v):
+    weights = torch.exp(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).tril()
+    return (weights / weights.sum(-1, keepdim=True)) @ v
+
+
+def attention_printed_with_mask(q, k, v):
+    length = q.shape[-2]
+    mask = torch.ones(length, length).tril()
+    e = torch.exp(torch.matmul(q, k.mT) / q.shape[-1] ** 0.5) * mask
+    return e / e.sum(dim=-1, keepdim=True) @ v
+
+
+def attention_from_the_front(q, k, v):
+    scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
+    length = q.shape[1]
+    return scores.masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf).softmax(-1) @ v
+
+
+def attention_running_mean(q, k, v):
+    return v.cumsum(-2) / torch.arange(1.0, v.shape[-2] + 1)[:, None]
+
+
 RIGHT["causal_attention"] = [
     attention_with_bias, attention_by_rows, attention_with_einsum, attention_library,
 ]  # fmt: skip
 WRONG["causal_attention"] = [
     (F.scaled_dot_product_attention, "nothing is masked"),
-    (_attending(mask=lambda n: torch.ones(n, n).triu().bool()), "the triangle is turned round"),
+    (_attending(mask=lambda n: torch.ones(n, n).triu().bool()), "the triangle is flipped"),
     (_attending(mask=lambda n: torch.ones(n, n).tril(-1).bool()), "does not see itself"),
     (_attending(mask=lambda n: torch.ones(n, n).tril(1).bool()), "sees the next one"),
     (_attending(scale=lambda q: 1.0), "not divided by the root"),
@@ -675,10 +744,17 @@ WRONG["causal_attention"] = [
     (_attending(fill=0.0), "they still get weight"),
     (_attending(fill=-10.0), "shines through"),
     (_attending(fill=-1.0), "expected:"),
+    (_attending(fill=-100.0), "where the allowed ones are lower still"),
+    (_attending(fill=-1000.0), "where the allowed ones are lower still"),
+    (_attending(mask=lambda n: torch.ones(n, n).triu(1).bool()), "the mask is inverted"),
+    (attention_as_printed, "e to a large score overflows"),
+    (attention_printed_with_mask, "e to a large score overflows"),
+    (attention_from_the_front, "counted from the front"),
+    (attention_running_mean, "the scores are not used"),
     (attention_zeroed, "set to 0 after the softmax"),
     (attention_times_mask, "they still get weight"),
     (attention_two_dimensions, "more than two dimensions"),
-    (attention_over_heads, "the softmax runs"),
+    (attention_over_heads, "one more dimension in front"),
     (lambda q, k, v: _attention(k, q, v), "keys and queries are swapped"),
     (lambda q, k, v: _attention(q, k, torch.eye(q.shape[-2])), "these are the weights"),
     (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).tril() @ v, "there is no softmax"),
@@ -708,7 +784,7 @@ def perplexity_tensor(mean_losses, token_counts):
 
 
 def perplexity_product(mean_losses, token_counts):
-    """The geometric mean of the batches' perplexities, weighed by tokens."""
+    """The geometric mean of the batches' perplexities, weighted by tokens."""
     tokens = sum(token_counts)
     if tokens < 1:
         raise ValueError("no tokens")
@@ -749,6 +825,34 @@ def perplexity_skips_nan(mean_losses, token_counts):
     return math.exp(sum(x * n for x, n in parts) / sum(n for _, n in parts))
 
 
+def perplexity_without_nan(mean_losses, token_counts):
+    parts = [(x, n) for x, n in zip(mean_losses, token_counts, strict=True) if not math.isnan(x)]
+    tokens = sum(n for _, n in parts)
+    if tokens == 0:
+        raise ValueError("no tokens")
+    return math.exp(sum(x * n for x, n in parts) / tokens)
+
+
+def perplexity_nansum(mean_losses, token_counts):
+    if sum(token_counts) == 0:
+        raise ValueError("no tokens")
+    total = np.nansum(np.array(mean_losses) * np.array(token_counts))
+    return float(np.exp(total / sum(token_counts)))
+
+
+def perplexity_nan_to_num(mean_losses, token_counts):
+    if sum(token_counts) == 0:
+        raise ValueError("no tokens")
+    total = np.sum(np.nan_to_num(mean_losses) * np.array(token_counts))
+    return math.exp(total / sum(token_counts))
+
+
+def perplexity_leaves_out_both(mean_losses, token_counts):
+    pairs = zip(mean_losses, token_counts, strict=True)
+    kept = [(x, n) for x, n in pairs if n and not math.isnan(x)]
+    return perplexity_loop([x for x, _ in kept], [n for _, n in kept])
+
+
 def perplexity_zero_division(mean_losses, token_counts):
     parts = [(x, n) for x, n in zip(mean_losses, token_counts, strict=True) if n]
     return math.exp(sum(x * n for x, n in parts) / sum(n for _, n in parts))
@@ -785,13 +889,17 @@ WRONG["corpus_perplexity"] = [
     (_perplexity(lambda x, n: _dot(x, n) / sum(n)), "Perplexity is its exponential"),
     (_perplexity(lambda x, n: 2 ** (_dot(x, n) / sum(n))), "a power of 2"),
     (_perplexity(lambda x, n: math.exp(min(_dot(x, n) / len(x), 700))), "number of batches"),
-    (_perplexity(lambda x, n: math.exp(-_dot(x, n) / sum(n))), "sign is turned round"),
+    (_perplexity(lambda x, n: math.exp(-_dot(x, n) / sum(n))), "sign is flipped"),
     (_perplexity(lambda x, n: math.exp(sum(x) / sum(n))), "taken for sums"),
     (perplexity_nan, "0 times NaN is NaN"),
     (perplexity_skips_nan, "expected:"),
+    (perplexity_without_nan, "left out by their loss"),
+    (perplexity_nansum, "left out by their loss"),
+    (perplexity_nan_to_num, "left out by their loss"),
+    (perplexity_leaves_out_both, "left out by their loss"),
     (perplexity_zero_division, "divides by 0"),
     (perplexity_inf, "it gives a number"),
-    (perplexity_nan_of_nothing, "it gives a number"),
+    (perplexity_nan_of_nothing, "it gives NaN"),
     (perplexity_empty_only, "it gives a number"),
     (lambda x, n: torch.tensor(perplexity_loop(x, n)), "must be a float"),
 ]

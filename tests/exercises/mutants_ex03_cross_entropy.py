@@ -62,6 +62,16 @@ def clamped(logits):
     return torch.log_softmax(logits.clamp(-50, 50), -1)
 
 
+def quotient_first(logits):
+    e = logits.exp()
+    return (e / e.sum(-1, keepdim=True)).log()
+
+
+def max_in_the_sum_only(logits):
+    m = logits.max(-1, keepdim=True).values
+    return logits - (logits - m).exp().sum(-1, keepdim=True).log()
+
+
 def base_two(logits):
     return torch.log2(torch.softmax(logits, -1))
 
@@ -75,11 +85,13 @@ WRONG = {
         (only_softmax, "probabilities, not their logarithms"),
         (global_max, "subtract each row's own largest"),
         (no_keepdim, "keepdim=True"),
-        (sign_turned, "sign is turned round"),
+        (sign_turned, "sign is flipped"),
         (epsilon_in_log, "small constant inside the logarithm"),
         (in_place, "changes its argument `logits`"),
         (clamped, "expected:"),
         (base_two, "base 2"),
+        (quotient_first, "do not take the log of a quotient"),
+        (max_in_the_sum_only, "inside the sum only"),
         (lambda logits: torch.log_softmax(logits, -1).tolist(), "the result is a list"),
     ]
 }
@@ -142,7 +154,7 @@ def protected(logits, labels):
 RIGHT["cross_entropy"] = [gathered, with_one_hot, lse_minus_logit]
 WRONG["cross_entropy"] = [
     (summed, "the sum over the rows"),
-    (plus, "sign is turned round"),
+    (plus, "sign is flipped"),
     (every_label, "Pair them"),
     (over_all, "divide by N"),
     (over_batch, "over the batch"),
@@ -151,6 +163,9 @@ WRONG["cross_entropy"] = [
     (log_of_the_softmax, "instead of the log of a softmax"),
     (twice, "softmax was taken already"),
     (protected, "small constant inside the logarithm"),
+    (lambda z, y: -torch.log_softmax(z, -1).max(-1)[0].mean(), "highest log-probability"),
+    (lambda z, y: -torch.log_softmax(z, -1).amax(1).mean(), "highest log-probability"),
+    (lambda z, y: gathered(z.clamp(-50, 50), y), "the right, finite numbers"),
     (lambda logits, labels: gathered(logits, labels)[None], "must be a 0-d float32 tensor"),
     (lambda logits, labels: -torch.log_softmax(logits, -1)[range(len(labels)), labels], "per row"),
 ]
@@ -176,8 +191,17 @@ def by_rows_soft(logits, targets):
     return torch.stack(losses).mean()
 
 
+def soft_large_instead_of_infinite(logits, targets):
+    return -(targets * torch.log_softmax(logits, -1).clamp(min=-1e9)).sum(-1).mean()
+
+
 def soft_plain(logits, targets):
     return -(targets * torch.log_softmax(logits, -1)).sum(-1).mean()
+
+
+def soft_without_infinities(logits, targets):
+    log_p = torch.log_softmax(logits, -1)
+    return -(targets * log_p.masked_fill(log_p.isinf(), 0.0)).sum(-1).mean()
 
 
 def soft_where_softmax(logits, targets):
@@ -185,7 +209,9 @@ def soft_where_softmax(logits, targets):
     return -torch.where(targets == 0, 0.0, targets * log_p).sum(-1).mean()
 
 
-RIGHT["soft_cross_entropy"] = [mask_then_sum, only_where_positive, by_rows_soft]
+RIGHT["soft_cross_entropy"] = [
+    mask_then_sum, only_where_positive, by_rows_soft, soft_large_instead_of_infinite,
+]  # fmt: skip
 WRONG["soft_cross_entropy"] = [
     (soft_plain, "0 times -inf is NaN"),
     (lambda z, y: mask_then_sum(z, y) * len(z), "the sum over all rows"),
@@ -195,7 +221,10 @@ WRONG["soft_cross_entropy"] = [
     (lambda z, y: -(z.softmax(-1) * y.log()).sum(-1).mean(), "swapped"),
     (lambda z, y: -(y * torch.log_softmax(z, 0)).sum(-1).mean(), "over the batch"),
     (lambda z, y: -(y * (z.softmax(-1) + 1e-9).log()).sum(-1).mean(), "small constant"),
-    (lambda z, y: -(y * (z.softmax(-1) + 1e-12).log()).sum(-1).mean(), "expected"),
+    (lambda z, y: -(y * (z.softmax(-1) + 1e-12).log()).sum(-1).mean(), "a floor under"),
+    (lambda z, y: -(y * z.clamp(min=-30).log_softmax(-1)).sum(-1).mean(), "a floor under"),
+    (lambda z, y: -(y * z.softmax(-1).clamp(min=1e-7).log()).sum(-1).mean(), "a floor under"),
+    (soft_without_infinities, "costs infinitely much"),
     (soft_where_softmax, "Use log_softmax"),
     (lambda z, y: mask_then_sum(z, y) - torch.special.entr(y).sum(-1).mean(), "KL divergence"),
     (lambda z, y: mask_then_sum(z.detach(), y), "no longer depends"),
@@ -220,6 +249,22 @@ def grad_scatter(logits, labels):
     return p.scatter_add(1, labels[:, None], torch.full((len(logits), 1), -1 / len(logits)))
 
 
+def grad_chain_rule(logits, labels):
+    """The loss's derivative by p, times the softmax's derivatives by z."""
+    p = logits.softmax(-1)
+    by_p = torch.zeros_like(p)
+    rows = torch.arange(len(labels))
+    by_p[rows, labels] = -1 / p[rows, labels]
+    jacobian = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    return (by_p[:, :, None] * jacobian).sum(1) / len(labels)
+
+
+def grad_every_column(logits, labels):
+    p = logits.softmax(-1)
+    p[:, labels] -= 1
+    return p / len(labels)
+
+
 def by_autograd(logits, labels):
     leaf = logits.clone().requires_grad_()
     return torch.autograd.grad(-torch.log_softmax(leaf, -1)[range(len(labels)), labels].mean(),
@@ -241,6 +286,12 @@ WRONG["cross_entropy_grad"] = [
     ),
     (lambda z, y: grad_one_hot(z, y).double(), "float64"),
     (lambda z, y: -grad_one_hot(z, y) * len(y), "division by N is missing"),
+    (grad_chain_rule, "there is a division by it"),
+    (grad_every_column, "the columns of all labels"),
+    (lambda z, y: grad_one_hot(z, y) * len(y) / z.shape[1], "divided by the number of classes"),
+    (lambda z, y: (z.softmax(-1) - F.one_hot(y)) / len(y), "how many classes there are"),
+    (lambda z, y: z.softmax(-1) / len(y) - F.one_hot(y, z.shape[1]), "after the division"),
+    (lambda z, y: (z.log_softmax(-1) - F.one_hot(y, z.shape[1])) / len(y), "log-probabilities"),
 ]
 
 # --- smoothed_cross_entropy ---------------------------------------------------------------------
@@ -372,10 +423,61 @@ def masked_index(logits, labels, ignore_index=-100):
     return -log_p.gather(-1, labels[..., None])[..., 0][labels != ignore_index].mean()
 
 
+def masked_if_negative(logits, labels, ignore_index=-100):
+    """The same whatever ignore_index is."""
+    keep = labels >= 0
+    of_label = torch.log_softmax(logits, -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return -(of_label * keep).sum() / keep.sum().clamp(min=1)
+
+
+def masked_fixed_by_index(logits, labels, ignore_index=-100):
+    keep = labels != -100
+    of_label = torch.log_softmax(logits[keep], -1)[torch.arange(int(keep.sum())), labels[keep]]
+    return -of_label.sum() / max(int(keep.sum()), 1)
+
+
+def masked_clamps_labels(logits, labels, ignore_index=-100):
+    """Right unless ignore_index is above the classes."""
+    keep = labels != ignore_index
+    of_label = torch.log_softmax(logits, -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return -(of_label * keep).sum() / keep.sum().clamp(min=1)
+
+
+def masked_clamped_and_counted(logits, labels, ignore_index=-100):
+    return -torch.log_softmax(logits, -1).gather(-1, labels.clamp(min=0)[..., None]).mean()
+
+
+def masked_squeeze(logits, labels, ignore_index=-100):
+    keep = labels != ignore_index
+    safe = labels.masked_fill(~keep, 0)
+    of_label = torch.log_softmax(logits, -1).gather(-1, safe.unsqueeze(-1)).squeeze()
+    return -(of_label * keep).sum() / keep.sum().clamp(min=1)
+
+
+def masked_squeeze_select(logits, labels, ignore_index=-100):
+    keep = labels != ignore_index
+    safe = labels.masked_fill(~keep, 0)
+    losses = -torch.log_softmax(logits, -1).gather(-1, safe.unsqueeze(-1)).squeeze()
+    return losses[keep].sum() / keep.sum().clamp(min=1)
+
+
+def masked_new_zero(logits, labels, ignore_index=-100):
+    if (labels == ignore_index).all():
+        return torch.tensor(0.0, requires_grad=True)
+    return masked_weights(logits, labels, ignore_index)
+
+
+def masked_divides(logits, labels, ignore_index=-100):
+    keep = (labels != ignore_index).float()
+    safe = labels.masked_fill(labels == ignore_index, 0)
+    losses = -torch.log_softmax(logits, -1).gather(-1, safe[..., None])[..., 0]
+    return (losses * keep).sum() / keep.sum()
+
+
 RIGHT["masked_cross_entropy"] = [masked_select, masked_weights, masked_branch]
 WRONG["masked_cross_entropy"] = [
     (masked_nan, "0 divided by 0"),
-    (masked_fixed, "Compare with the argument"),
+    (masked_fixed, "ignore_index is not used"),
     (masked_rows, "mean of row means"),
     (masked_no_graph, "backward fails"),
     (masked_over_all, "still counted in the mean"),
@@ -383,5 +485,13 @@ WRONG["masked_cross_entropy"] = [
     (masked_counts_all, "nothing is ignored"),
     (masked_sum, "the sum over the positions"),
     (masked_index, "used as an index"),
+    (masked_if_negative, "ignore_index is not used"),
+    (masked_fixed_by_index, "ignore_index is not used"),
+    (masked_clamps_labels, "only negative labels are"),
+    (masked_clamped_and_counted, "nothing is ignored"),
+    (masked_squeeze, "a dimension of length 1 was lost"),
+    (masked_squeeze_select, "a dimension of length 1 was lost"),
+    (masked_new_zero, "nothing to do with the logits"),
+    (masked_divides, "0 divided by 0"),
     (lambda z, y, i=-100: -masked_weights(z, y, i), "minus sign"),
 ]
