@@ -352,7 +352,7 @@ def examine(name: str, task: Task, function: Callable, seconds: float = SECONDS)
     hint = (
         _plain_hint(task, seen[first], task.cases[first], seconds)
         or _container_hint(task, seen, right, failing)
-        or _known_mistake(task, seen, failing)
+        or _known_mistake(task, seen, right, failing)
         or _kind_hint(seen[first], right[first])
     )
     if hint:
@@ -417,13 +417,14 @@ def _container_hint(task: Task, seen: list[Seen], right: list[Seen], failing: li
     return ""
 
 
-def _known_mistake(task: Task, seen: list[Seen], failing: list[int]) -> str:
+def _known_mistake(task: Task, seen: list[Seen], right: list[Seen], failing: list[int]) -> str:
     """The hint of the known mistake whose outcomes are those of the answer.
 
     First one that explains every failing case; else one that explains the first failing cases, at
     least two and at least half: the answer holds a second mistake then, which the next check will
     name. A mistake that gives another result where the answer is right is not the answer's (whether
-    it refuses bad input, which any answer may do besides, is left out of that).
+    it refuses bad input, which any answer may do besides, is left out of that). To agree where the
+    mistake has the right numbers, and only their type is wrong, speaks for none.
     """
     partly = ""
     passing = [
@@ -434,16 +435,18 @@ def _known_mistake(task: Task, seen: list[Seen], failing: list[int]) -> str:
             return mistake.hint
         if mistake.wrong is None:
             continue
-        alike = 0
+        alike = telling = 0
         for i in failing:
             if i >= len(seen):
                 break
             case = task.cases[i]
-            if not _alike(seen[i], look(mistake.wrong, task, case), case):
+            outcome = look(mistake.wrong, task, case)
+            if not _alike(seen[i], outcome, case):
                 break
             alike += 1
-        whole = alike == len(failing)
-        if not whole and (partly or alike < max(2, len(failing) / 2)):
+            telling += not _alike(right[i], outcome, case)
+        whole = alike == len(failing) and telling > 0
+        if not whole and (partly or telling < max(2, len(failing) / 2)):
             continue
         if not all(
             _alike(seen[i], look(mistake.wrong, task, task.cases[i]), task.cases[i])
