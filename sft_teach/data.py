@@ -634,9 +634,7 @@ def _shares(labels: np.ndarray, n: int) -> dict[int, int]:
     return {int(label): int(share) for label, share in zip(classes, shares, strict=True)}
 
 
-def carve_validation(
-    splits: DatasetDict, n_or_fraction: int | float, seed: int = 0
-) -> DatasetDict:
+def carve_validation(splits: DatasetDict, n_or_fraction: int | float, seed: int = 0) -> DatasetDict:
     """Move rows from train into a new validation part.
 
     Stratified by label, and copies of a text stay on one side, so that no validation text was

@@ -42,15 +42,34 @@ def generate(root: Path) -> list[Path]:
         return [path for master, text in made.items() if (path := _replace(root, master, text))]
 
 
+def names(root: Path) -> list[str]:
+    """The assignments of a course: the folders of solutions/ that hold their master."""
+    return sorted(p.stem for p in (root / "solutions").glob("*/*.ipynb") if p.parent.name == p.stem)
+
+
+def known(root: Path, assignment: str) -> str:
+    """The name of an assignment, also where its folder was given, as a shell completes it.
+
+    Raises:
+        DataError: there is no such assignment; the message lists those there are.
+    """
+    name = Path(assignment).name.removesuffix(".ipynb")
+    if name not in names(root):
+        there = ", ".join(names(root)) or "none"
+        raise DataError(
+            f"There is no assignment {assignment} in {root / 'solutions'}; there are: {there}."
+        )
+    return name
+
+
 def release(root: Path, assignment: str, config=None) -> str:
     """The release of one assignment, as `generate` writes it; nothing in `root` is changed.
 
     Args:
         config: further settings for nbgrader, to enter the assignment into a gradebook.
     """
+    assignment = known(root, assignment)
     master = root / "solutions" / assignment / f"{assignment}.ipynb"
-    if not master.is_file():
-        raise DataError(f"There is no assignment {assignment}: expected {master}.")
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "solutions" / assignment / master.name
         target.parent.mkdir(parents=True)

@@ -19,7 +19,8 @@ import pytest
 
 from sft_teach import cli
 from sft_teach.errors import SFTTeachError
-from sft_teach.grading import classroom, engine, sandbox
+from sft_teach.grading import classroom, engine, pages, sandbox
+from sft_teach.grading import course as courses
 from sft_teach.grading.engine import Result, TaskResult
 from tests.exercises.harness import ROOT
 
@@ -82,6 +83,8 @@ class Stand_in:
         pass
 
     def grade(self, submission, student=None, secret=None) -> Result:
+        if student is None:  # the master itself
+            return Result(NAME, [TaskResult(n, p, p) for n, p in POINTS.items()])
         Stand_in.asked.append(student)
         cells = nbformat.reads(submission.decode(), 4).cells
         source = {c.metadata.get("nbgrader", {}).get("grade_id"): c.source for c in cells}
@@ -93,9 +96,18 @@ class Stand_in:
         return Result(NAME, tasks)
 
 
+@pytest.fixture(scope="session")
+def empty_gradebook(tmp_path_factory) -> Path:
+    """nbgrader makes one in seconds; a copy takes none."""
+    path = tmp_path_factory.mktemp("gradebook") / "gradebook.db"
+    courses.new_gradebook(path)
+    return path
+
+
 @pytest.fixture
-def fast(monkeypatch):
+def fast(monkeypatch, empty_gradebook):
     Stand_in.asked = []
+    monkeypatch.setattr(courses, "new_gradebook", lambda path: shutil.copy(empty_gradebook, path))
     monkeypatch.setattr(engine, "Grader", Stand_in)
     return Stand_in
 
@@ -209,17 +221,17 @@ def test_feedback_has_the_hint_and_neither_tests_nor_scripts(course, fast):
 def test_one_that_nbgrader_refuses_does_not_stop_the_others(course, fast, monkeypatch):
     for student in ("ada", "bob", "cyd"):
         hand_in(course, student, answers())
-    assemble = classroom.assemble
+    assemble = courses.assemble
 
     def refuse(release, submitted, master, result):
         if len(list((course / "autograded").glob("*"))) == 1:
             raise RuntimeError("disk quota exceeded")
         return assemble(release, submitted, master, result)
 
-    monkeypatch.setattr(classroom, "assemble", refuse)
+    monkeypatch.setattr(courses, "assemble", refuse)
     report = classroom.grade_class(NAME, course)
     assert set(report.graded) == {"ada"} and set(report.failed) == {"bob", "cyd"}
-    monkeypatch.setattr(classroom, "assemble", assemble)
+    monkeypatch.setattr(courses, "assemble", assemble)
     report = classroom.grade_class(NAME, course)
     assert set(report.graded) == {"bob", "cyd"} and report.unchanged == ["ada"]
     assert {row["status"] for row in grades(course).values()} == {"by hand"}
@@ -315,12 +327,12 @@ def test_a_damaged_secret_is_not_replaced_silently(course, fast):
     ],
 )
 def test_no_field_is_a_formula(text, kept):
-    assert classroom.harmless(text) == kept
+    assert courses.harmless(text) == kept
 
 
 def test_quoted_text_cannot_leave_its_fence():
     text = "a\n~~~~\nb\n~~~~~~~~\nc" + "x" * 300
-    lines = classroom.quoted(text).splitlines()
+    lines = pages.quoted(text).splitlines()
     assert lines[0] == "~~~~~~~~~text" and lines[-1] == "~~~~~~~~~"
     assert all(len(line) <= 96 and line != "~~~~~~~~~" for line in lines[1:-1])
     assert "".join(lines[1:-1]) == text.replace("\n", "")
