@@ -332,6 +332,9 @@ def test_nbgraders_own_autograder_is_refused(course):
     """Also where it would be forced to: formgrader has a button for that."""
     hand_in(course, "ada", answers(extra="x"))
     ran = course / "it ran"
+    kept = course / "autograded" / "ada" / NAME / f"{NAME}.ipynb"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("graded")
     path = course / "submitted" / "ada" / NAME / f"{NAME}.ipynb"
     notebook = nbformat.read(path, 4)
     notebook.cells.append(nbformat.v4.new_code_cell(f"open({str(ran)!r}, 'w').close()"))
@@ -339,7 +342,8 @@ def test_nbgraders_own_autograder_is_refused(course):
     command = [sys.executable, "-m", "nbgrader", "autograde", NAME, "--force", "--create"]
     done = subprocess.run(command, cwd=course, capture_output=True, text=True)
     assert done.returncode != 0 and not ran.exists()
-    assert "sft-teach grade ex03_cross_entropy" in done.stderr + done.stdout
+    assert "sft-teach grade ASSIGNMENT" in done.stderr + done.stdout
+    assert kept.read_text() == "graded"  # nbgrader deletes it first, once it has begun
 
 
 def test_a_damaged_secret_is_not_replaced_silently(course, fast):
