@@ -86,6 +86,7 @@ def _released(root: Path, course: Path, master: Path, more=None) -> str:
         raise DataError(
             "Exercises are made by nbgrader: pip install -c constraints.txt -e '.[teach]'"
         ) from error
+    _require_markers(root, master)
     config = settings(root)
     config.CourseDirectory.root = str(course)
     config.CourseDirectory.assignment_id = master.parent.name
@@ -116,6 +117,29 @@ def _released(root: Path, course: Path, master: Path, more=None) -> str:
                     "first line. Is `### BEGIN SOLUTION` spelt right, below the signature?"
                 )
     return text
+
+
+def _require_markers(root: Path, master: Path) -> None:
+    """Name the cell whose markers are not in pairs; nbgrader only says that one is missing.
+
+    A hidden test without markers would be released as it is.
+    """
+    for cell in json.loads(master.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        graded = cell["metadata"].get("nbgrader", {})
+        name = graded.get("grade_id") or cell.get("id", "without a name")
+        where = f"{master.relative_to(root)}, cell {name}"
+        for kind in ("SOLUTION", "HIDDEN TESTS", "MARK SCHEME"):
+            begin, end = (source.count(f"### {edge} {kind}") for edge in ("BEGIN", "END"))
+            if begin != end:
+                edge = "END" if end < begin else "BEGIN"
+                raise DataError(f"{where}: `### {edge} {kind}` is missing.")
+        if name.endswith("__hidden") and cell["cell_type"] == "code":
+            if "### BEGIN HIDDEN TESTS" not in source:
+                raise DataError(
+                    f"{where}: expected the test between `### BEGIN HIDDEN TESTS` and `### END "
+                    "HIDDEN TESTS`. Without them learners would be given the test."
+                )
 
 
 def settings(root: Path):

@@ -644,7 +644,9 @@ def test_carved_validation_is_what_train_loses():
     splits = DatasetDict(train=make([0] * 80 + [1] * 20), test=make([0, 1]))
     carved = data.carve_validation(splits, 20)
     assert {name: len(part) for name, part in carved.items()} == {
-        "train": 80, "validation": 20, "test": 2,
+        "train": 80,
+        "validation": 20,
+        "test": 2,
     }
     assert Counter(data.texts_and_labels(carved["validation"])[1]) == {0: 16, 1: 4}
     joined = rows_of({name: carved[name] for name in ("train", "validation")})

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -366,6 +367,8 @@ class Course:
         config = self._config(student)
         _convert(GenerateFeedback(coursedir=CourseDirectory(config=config), config=config))
         self._comment_pending(student, None)  # formgrader's own pages come after grading by hand
+        page = self.root / "feedback" / student / self.assignment / f"{self.assignment}.html"
+        _write(page, readable(page.read_text("utf-8")))
 
     def _comment_pending(self, student: str, words: str | None) -> None:
         with _gradebook(self.root) as gradebook:
@@ -512,6 +515,12 @@ def _scores(gradebook, assignment: str) -> dict[str, dict[str, Any]]:
 def harmless(text: str) -> str:
     """A cell that no spreadsheet takes for a formula (CWE-1236)."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
+
+
+def readable(page: str) -> str:
+    """nbgrader's page with the tasks' names in its list, and without links into the course."""
+    page = re.sub(r'(<a href="#(\w+)__hidden">)Test cell</a>', r"\1\2</a>", page)
+    return re.sub(r'<a href="\.\./[^"]*">(.*?)</a>', r"\1", page, flags=re.S)
 
 
 def _load(path: Path) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -249,6 +250,10 @@ def test_feedback_has_the_hint_and_neither_tests_nor_scripts(course, fast):
     for alive in (SCRIPT, "javascript:document.title='taken')\"", "<img src=x"):
         assert alive not in page, alive
     assert page.count("The single mean.") == 2
+    assert '<a href="#cross_entropy__hidden">cross_entropy</a>' in page
+    assert 'href="../' not in page  # nothing of the course lies beside a page
+    scripts = re.findall(r"<script[^>]*>", page)
+    assert len(scripts) == 2 and "mathjax" in scripts[0].lower()  # nbgrader's, for formulas
     # What was handed in is kept as it came.
     kept = course / "submitted" / "ada" / NAME / f"{NAME}.ipynb"
     assert kept.read_bytes() == handed_in
