@@ -135,6 +135,8 @@ def _sort_out(
     for submission in found:
         student = submission.student
         course.forget_strangers(submission)
+        if again:
+            course.settle(student)
         newer = None if again else course.graded_newer(submission)
         if newer is not None:
             words = f"handed in {submission.submitted:%Y-%m-%d %H:%M} UTC, older than the one "

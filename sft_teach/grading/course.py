@@ -57,6 +57,8 @@ class Course:
         self.warnings: list[str] = []
         try:
             self.folder.mkdir(exist_ok=True, mode=0o700)
+            if not all(os.access(folder, os.W_OK) for folder in (self.root, self.folder)):
+                raise PermissionError(0, "read-only")
             self.secret = self._secret()
         except OSError as error:
             raise SFTTeachError(
@@ -168,6 +170,10 @@ class Course:
             same = noted.get("stranger") and noted["origin"] == submission.origin
             if same and other != submission.student:
                 del self.state[other]
+
+    def settle(self, student: str) -> None:
+        """Let the earlier grade stand, though something newer could not be graded."""
+        self.state.get(student, {}).pop("newer", None)
 
     def failures(self) -> dict[str, str]:
         """Why students have no grade, or none for what they handed in last; until it is settled."""
@@ -304,12 +310,21 @@ class Course:
         written = self._written(submission)
         result.flags += self._settle_by_hand(submission, by_hand, written)
         self._feedback(submission.student)
-        self.state[submission.student] = self._about(submission) | {
-            "digest": self.digest(submission),
-            "notebook": hashlib.sha256(submission.notebook).hexdigest(),
-            "result": result.as_dict(),
-            "written": written,
-        }
+        noted = self.state.get(submission.student, {})
+        content = hashlib.sha256(submission.notebook).hexdigest()
+        # The earlier one graded once more does not settle what became of the newer one.
+        newer = {"newer": noted["newer"]} if "newer" in noted else {}
+        newer = newer if noted.get("notebook") == content else {}
+        self.state[submission.student] = (
+            self._about(submission)
+            | newer
+            | {
+                "digest": self.digest(submission),
+                "notebook": content,
+                "result": result.as_dict(),
+                "written": written,
+            }
+        )
         self._save()  # last: from now on it counts as done
 
     def _autograde(self, submission: Submission, result: Result) -> None:
@@ -354,7 +369,8 @@ class Course:
         known = {"first_name": row.first_name, "last_name": row.last_name, "email": row.email}
         if not row.first_name and not row.last_name:
             known["last_name"] = row.name
-        if known := {key: value for key, value in known.items() if value}:
+        # nbgrader's export writes them as they are.
+        if known := {key: harmless(value) for key, value in known.items() if value}:
             with _gradebook(self.root) as gradebook:
                 gradebook.update_or_create_student(student, **known)
 
@@ -488,7 +504,8 @@ def _notes(noted: dict) -> list[str]:
 
 def _kept_earlier(newer: dict) -> str:
     when = f" of {newer['submitted']}" if newer["submitted"] else ""
-    return f"newer submission{when} could not be graded, kept the earlier one: {newer['failed']}"
+    words = f"newer submission{when} could not be graded: {newer['failed']}"
+    return f"{words} (kept the earlier one; --again settles it)"
 
 
 def _scores(gradebook, assignment: str) -> dict[str, dict[str, Any]]:

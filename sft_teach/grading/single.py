@@ -27,7 +27,7 @@ def grade_one(path: Path, assignment: str | None = None) -> Result:
         name = assignment or assignment_of(path)
         what = notebook.as_submission(path) if is_master(path) else path
     except notebook.UnreadableNotebook as error:
-        return Result(assignment or "", failed=str(error))
+        return Result(assignment or path.name, failed=str(error))
     return engine.grade_notebook(what, name)
 
 

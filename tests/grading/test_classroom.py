@@ -237,6 +237,11 @@ def test_the_roster_names_who_is_missing_and_admits_nobody_else(course, fast, tm
     assert rows["ada"]["name"] == "'=1+1"  # text, not a formula
     classroom.grade_class(NAME, course, roster=roster)
     assert grades(course)["ada"]["name"] == "'=1+1"
+    command = [sys.executable, "-m", "nbgrader", "export"]
+    subprocess.run(command, cwd=course, capture_output=True, check=True)
+    exported = (course / "export.csv").read_text()
+    assert "'=1+1" in exported and "zoe" not in exported
+    assert grades(course)["zoe"]["status"] == "missing"  # its default would have replaced ours
 
 
 def test_feedback_has_the_hint_and_neither_tests_nor_scripts(course, fast):
@@ -278,7 +283,7 @@ def test_one_that_nbgrader_refuses_does_not_stop_the_others(course, fast, monkey
     assert {row["status"] for row in grades(course).values()} == {"by hand"}
 
 
-def test_an_interrupted_run_says_so_and_goes_on(course, fast, monkeypatch):
+def test_an_interrupted_run_says_so_and_goes_on(course, fast, monkeypatch, capsys):
     for student in ("ada", "bob", "cyd"):
         hand_in(course, student, answers())
     record = classroom.Course.record
@@ -291,6 +296,7 @@ def test_an_interrupted_run_says_so_and_goes_on(course, fast, monkeypatch):
     monkeypatch.setattr(classroom.Course, "record", interrupted)
     report = classroom.grade_class(NAME, course)
     assert report.interrupted and set(report.graded) == {"ada"}
+    assert "waiting for the submission at work" in capsys.readouterr().err
     monkeypatch.setattr(classroom.Course, "record", record)
     report = classroom.grade_class(NAME, course)
     assert set(report.graded) == {"bob", "cyd"} and report.unchanged == ["ada"]
@@ -383,6 +389,26 @@ def test_quoted_text_cannot_leave_its_fence():
     assert "".join(lines[1:-1]) == text.replace("\n", "")
 
 
+def test_sigterm_ends_a_run_as_ctrl_c_does(course, monkeypatch, capsys):
+    def grade_class(*arguments, **options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            return classroom.Report(NAME, interrupted=True)
+
+    monkeypatch.setattr(classroom, "grade_class", grade_class)
+    monkeypatch.setattr(cli, "repository", lambda: course)
+    monkeypatch.setattr(sys, "argv", ["sft-teach", "grade", NAME])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 130 and "goes on from here" in capsys.readouterr().out
+
+
 # --- what is noted, without nbgrader ------------------------------------------------------------
 @pytest.fixture
 def noted(fast, monkeypatch, empty_gradebook):
@@ -467,11 +493,18 @@ def test_an_unreadable_resubmission_leaves_the_grade_and_stays_listed(course, no
         assert not report.complete and "kept the earlier one" in report.failed["ada_1"]
         row = grades(course)["ada_1"]
         assert (row["status"], row["score"]) == ("graded", "20.0") and "not JSON" in row["note"]
+    master = course / "solutions" / NAME / f"{NAME}.ipynb"
+    master.write_text(master.read_text("utf-8").replace("90 minutes", "80 minutes"), "utf-8")
+    report = classroom.grade_class(NAME, course)  # the earlier one, graded once more
+    assert set(report.graded) == set(report.failed) == {"ada_1"}
     copy = course / "grading" / "unreadable" / "ada_1" / f"{NAME}.ipynb"
     assert copy.read_bytes() == b"{not json"
     mended = inbox(course, {moodle("ada"): answers("log_softmax")}, (2026, 3, 3, 12, 0, 0))
     assert classroom.grade_class(NAME, course, mended).complete
     assert grades(course)["ada_1"]["note"] == ""
+    broken = inbox(course, {moodle("ada"): b"{not json"}, (2026, 3, 4, 12, 0, 0))
+    assert not classroom.grade_class(NAME, course, broken).complete
+    assert classroom.grade_class(NAME, course, again=True).complete
 
 
 def test_a_failure_is_not_forgotten_by_the_next_run(course, noted):
@@ -563,6 +596,10 @@ def test_a_lost_secret_is_said_and_so_is_damage(course, noted):
     assert report.notes == [courses.NEW_SECRET] and not classroom.grade_class(NAME, course).notes
     (course / "grading" / f"{NAME}.json").write_text("{oops")
     with pytest.raises(SFTTeachError, match="json is damaged"):
+        classroom.grade_class(NAME, course)
+    shutil.rmtree(course / "grading")
+    (course / "grading").write_text("in the way")
+    with pytest.raises(SFTTeachError, match="grading cannot be written"):
         classroom.grade_class(NAME, course)
 
 
