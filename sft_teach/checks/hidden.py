@@ -74,7 +74,36 @@ def assert_close(actual: Any, expected: Any, atol: float = ATOL, rtol: float = R
     Lists, tuples and dicts are compared item by item; a Python float is not a 0-d tensor.
     """
     if not same(actual, expected, atol, rtol):
-        raise AssertionError(f"expected {_short(expected)}, got {_short(actual)}")
+        words = f"expected {_short(expected)}, got {_short(actual)}"
+        raise AssertionError(words + _where(actual, expected))
+
+
+def _where(actual: Any, expected: Any, path: str = "") -> str:
+    """Where two results differ most, for the teacher; "" where `_short` says all there is."""
+    if isinstance(actual, (list, tuple, dict)) and type(actual) is type(expected):
+        if len(actual) != len(expected):
+            return ""
+        keys = actual.keys() if isinstance(actual, dict) else range(len(actual))
+        for key in keys:
+            if isinstance(expected, dict) and key not in expected:
+                return f"; {path}[{key!r}] is not expected"
+            if not same(actual[key], expected[key], ATOL, RTOL):
+                inner = _where(actual[key], expected[key], f"{path}[{key!r}]")
+                shown = f"expected {_short(expected[key])}, got {_short(actual[key])}"
+                return inner or f"; at {path}[{key!r}]: {shown}"
+    both = isinstance(actual, torch.Tensor) and isinstance(expected, torch.Tensor)
+    if not both or actual.shape != expected.shape or not actual.numel():
+        return ""
+    if actual.is_complex() or expected.is_complex():
+        return ""
+    if actual.dtype != expected.dtype:
+        return f"; the dtype is {actual.dtype}, expected {expected.dtype}"
+    away = (actual.detach().double() - expected.detach().double()).abs()
+    away = torch.where(away.isnan(), torch.inf, away)
+    index = [int(i) for i in torch.unravel_index(away.argmax(), away.shape)]
+    values = [float(t.detach()[tuple(index)]) for t in (expected, actual)]
+    place = f"{path}{index if index else ''}"
+    return f"; most at {place or 'its value'}: expected {values[0]:.6g}, got {values[1]:.6g}"
 
 
 def assert_equal(actual: Any, expected: Any) -> None:

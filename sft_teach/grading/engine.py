@@ -21,8 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sft_teach import banned, environment
-from sft_teach.errors import DataError
+from sft_teach import banned, environment, exercises
 from sft_teach.grading import notebook, sandbox, sources, view
 from sft_teach.grading.notebook import Cell, Master, Submission
 from sft_teach.grading.wire import Broken, Wire
@@ -177,13 +176,15 @@ class Grader:
                 without a secret they are new each time.
 
         Returns:
-            The result; `failed` says why where the notebook cannot be read.
+            The result; `failed` says why where the notebook cannot be read, or answers another
+            assignment.
 
         Raises:
             SandboxUnavailable: the processes do not start (any more).
         """
         try:
             tree = notebook.read(submission)
+            notebook.require(tree, self.master.assignment)
         except notebook.UnreadableNotebook as error:
             return Result(self.master.assignment, failed=str(error))
         key = secrets.token_bytes(32)
@@ -219,12 +220,9 @@ def _master_path(assignment: str | os.PathLike[str]) -> Path:
     path = Path(assignment)
     if path.suffix == ".ipynb":
         return path
-    folder = environment.repository_root() / "solutions"
-    path = folder / path.name / f"{path.name}.ipynb"
-    if not path.is_file():
-        known = ", ".join(sorted(p.name for p in folder.glob("*/") if p.is_dir()))
-        raise DataError(f"There is no assignment {assignment}; there are: {known or 'none'}.")
-    return path
+    root = environment.repository_root()
+    name = exercises.known(root, str(assignment))
+    return root / "solutions" / name / f"{name}.ipynb"
 
 
 class Worker:

@@ -111,6 +111,20 @@ def read(notebook: str | os.PathLike[str] | bytes) -> dict:
     return tree
 
 
+def require(tree: dict, assignment: str) -> None:
+    """Refuse a notebook that says it answers another assignment: that is no 0.
+
+    Raises:
+        UnreadableNotebook: with the name of the other assignment.
+    """
+    metadata = tree.get("metadata")
+    own = metadata.get("sft_teach") if isinstance(metadata, dict) else None
+    said = own.get("assignment") if isinstance(own, dict) else None
+    if isinstance(said, str) and said != assignment:
+        name = said if re.fullmatch(r"[\w.-]{1,60}", said, re.A) else "another assignment"
+        raise UnreadableNotebook(f"this is {name}, expected {assignment}")
+
+
 def _file(path: str | os.PathLike[str]) -> bytes:
     try:
         # A link could lead to another student's answers, a pipe nowhere.
@@ -197,6 +211,15 @@ def read_master(path: str | os.PathLike[str]) -> Master:
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
                 master.imports.append(ast.unparse(statement))
     return master
+
+
+def as_submission(path: str | os.PathLike[str]) -> bytes:
+    """A master as a learner would hand it in: with the answers, without the hidden tests."""
+    tree = read(path)
+    for cell in tree["cells"]:
+        if isinstance(cell, dict):
+            cell["source"] = TESTS.sub("", source_of(cell))
+    return json.dumps(tree).encode()
 
 
 def _read_answer(master: Master, name: str, source: str, cell: dict) -> None:

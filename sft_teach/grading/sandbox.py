@@ -4,6 +4,10 @@ An ordinary user starts one bubblewrap in a user namespace. root starts two: the
 the files, setpriv drops to a user that exists nowhere else, and the inner one closes the
 namespaces; inside a single one root would still be root towards the kernel, and RLIMIT_NPROC would
 not hold.
+
+What ends a sandbox is the end of the first process in its process namespace. root's outer
+bubblewrap needs a namespace of its own for that: killed with its grader, it may not signal the
+inner one, which belongs to another user, and submissions would run on for ever.
 """
 
 from __future__ import annotations
@@ -101,7 +105,7 @@ class Process:
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, errors)
             stack.callback(os.close, info)
-            inherited, options = [*sockets, info], ["--info-fd", str(info)]
+            inherited, options = [*sockets, info], []
             if program is not None:
                 number, write = os.pipe()
                 stack.callback(os.close, number)
@@ -111,7 +115,7 @@ class Process:
                 options += ["--seccomp", str(number)]
             command = [view.python(), "-I", "-S", "-B", *arguments]
             self.popen = subprocess.Popen(
-                _command(seen, options, command),
+                _command(seen, info, options, command),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
@@ -165,8 +169,13 @@ class Process:
         self._info = -1
 
 
-def _command(seen: view.View, options: list[str], command: list[str]) -> list[str]:
-    """The whole command line, as an ordinary user or as root."""
+def _command(seen: view.View, info: int, options: list[str], command: list[str]) -> list[str]:
+    """The whole command line, as an ordinary user or as root.
+
+    Args:
+        info: where the outermost bubblewrap writes the number of its first process.
+    """
+    told = ["--info-fd", str(info)]
     bwrap = os.path.realpath(shutil.which("bwrap"))
     inner = [
         *("--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"),
@@ -176,13 +185,13 @@ def _command(seen: view.View, options: list[str], command: list[str]) -> list[st
     ]
     end = [*options, "--remount-ro", "/", "--chdir", "/tmp", "--"]
     if os.geteuid() != 0:
-        return [bwrap, *inner, *seen.arguments(), *end, *command]
+        return [bwrap, *inner, *seen.arguments(), *told, *end, *command]
     tools = {"/srv/tools/bwrap": bwrap, "/srv/tools/setpriv": shutil.which("setpriv")}
     binds = (*seen.binds, *((path, inside) for inside, path in tools.items()))
     outer = view.View(binds, seen.links, seen.hidden)
     user = str(_unused_user())
     return [
-        *(bwrap, "--die-with-parent", "--clearenv", "--cap-drop", "ALL"),
+        *(bwrap, "--die-with-parent", "--unshare-pid", *told, "--clearenv", "--cap-drop", "ALL"),
         *("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"),
         *outer.arguments(),
         # The inner bubblewrap may mount a /proc of its own only where it can see a whole one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sft_teach import environment
+from sft_teach import environment, exercises
 from sft_teach.errors import DataError
 from sft_teach.grading import engine, notebook
 from sft_teach.grading.engine import Result
@@ -17,23 +17,32 @@ def grade_one(path: Path, assignment: str | None = None) -> Result:
         path: of the notebook.
         assignment: None takes the one that the notebook's metadata, its name or its folder says.
 
+    Returns:
+        The result; `failed` says why where the notebook cannot be read.
+
     Raises:
         DataError: the notebook does not say which assignment it is.
     """
-    return engine.grade_notebook(path, assignment or assignment_of(path))
+    try:
+        name = assignment or assignment_of(path)
+        what = notebook.as_submission(path) if is_master(path) else path
+    except notebook.UnreadableNotebook as error:
+        return Result(assignment or path.name, failed=str(error))
+    return engine.grade_notebook(what, name)
+
+
+def is_master(path: Path) -> bool:
+    """Whether a notebook is one of this course's masters: it must get full points."""
+    folder = environment.repository_root() / "solutions"
+    return path.resolve() in [master.resolve() for master in folder.glob("*/*.ipynb")]
 
 
 def assignment_of(path: Path) -> str:
     """Which assignment a notebook answers. Only names of this course are believed."""
-    folder = environment.repository_root() / "solutions"
-    known = sorted(p.parent.name for p in folder.glob("*/*.ipynb"))
-    said = []
-    try:
-        metadata = notebook.read(path).get("metadata")
-        own = metadata.get("sft_teach") if isinstance(metadata, dict) else None
-        said.append(own.get("assignment") if isinstance(own, dict) else None)
-    except notebook.UnreadableNotebook as error:
-        raise DataError(f"{path} cannot be graded: {error}.") from None
+    known = exercises.names(environment.repository_root())
+    metadata = notebook.read(path).get("metadata")
+    own = metadata.get("sft_teach") if isinstance(metadata, dict) else None
+    said = [own.get("assignment") if isinstance(own, dict) else None]
     said += [name for name in known if name in path.name] + [path.resolve().parent.name]
     for name in said:
         if name in known:

@@ -7,6 +7,7 @@ teacher; it is no protection: a name can be hidden from it.
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -157,8 +158,10 @@ def uses(sources: list[str], aliases: list[str], forbidden: tuple[str, ...]) -> 
         own |= found.made - set(found.imports)
     hits = set()
     for source in sources:
-        for node in ast.walk(names(source).tree or ast.Module([], [])):
-            for dotted in _dotted(node, imports, stars, own):
+        tree = names(source).tree or ast.Module([], [])
+        local = own | _parameters(tree)
+        for node in ast.walk(tree):
+            for dotted in _dotted(node, imports, stars, local):
                 for name in forbidden:
                     bare = "." not in name and name in dotted.split(".")
                     if bare or dotted == name or dotted.startswith(f"{name}."):
@@ -166,6 +169,17 @@ def uses(sources: list[str], aliases: list[str], forbidden: tuple[str, ...]) -> 
                         plain = said.replace(".", "").isidentifier() and len(said) < 80
                         hits.add(said if plain else name)  # a text in getattr may be anything
     return sorted(hits)
+
+
+def _parameters(tree: ast.AST) -> set[str]:
+    """Parameters without a default: no star import can be what they stand for."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            plain = [*node.args.posonlyargs, *node.args.args]
+            plain = plain[: len(plain) - len(node.args.defaults)]
+            found.update(argument.arg for argument in plain)
+    return found
 
 
 def _dotted(node: ast.AST, imports: dict, stars: list, own: set) -> list[str]:
@@ -176,7 +190,9 @@ def _dotted(node: ast.AST, imports: dict, stars: list, own: set) -> list[str]:
     if isinstance(node, ast.Name):
         if node.id in imports:
             return [imports[node.id]]
-        return [] if node.id in own else [f"{module}.{node.id}" for module in stars]
+        ours = hasattr(builtins, node.id)  # `len` is none of the package's names
+        modules = [m for m in stars if not (ours and m.partition(".")[0] == "sft_teach")]
+        return [] if node.id in own else [f"{module}.{node.id}" for module in modules]
     if isinstance(node, ast.ImportFrom):
         return [f"{node.module or ''}.{alias.name}" for alias in node.names]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":

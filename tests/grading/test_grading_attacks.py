@@ -314,7 +314,7 @@ def test_answers_imported_from_the_package(grade):
     }
     result = grade(submission(answers))
     assert result.points == POINTS["soft_loss"]
-    assert "while an exercise is graded" in result.tasks[0].error
+    assert result.tasks[0].error == "forbidden: uses sft_teach.evaluation.report"
 
 
 # --- the wire -----------------------------------------------------------------------------------

@@ -151,3 +151,11 @@ def test_forbidden_names(source, found):
 def test_what_is_said_about_forbidden_names_is_plain():
     source = "import torch\ngetattr(torch, '<script>.nll_loss')"
     assert sources.uses([source], [source], LOSSES) == ["nll_loss"]
+
+
+def test_a_star_import_elsewhere_is_not_what_parameters_and_builtins_are():
+    star = "from sft_teach.checks.hidden import *"
+    answer = "def f(logits, targets):\n    return len(logits) + targets"
+    assert sources.uses([answer], [star, answer], ("sft_teach",)) == []
+    taken = "def f(logits, draw=draw):\n    return draw(logits)"
+    assert sources.uses([taken], [star, taken], ("sft_teach",)) == ["sft_teach.checks.hidden.draw"]

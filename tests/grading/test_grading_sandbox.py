@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +67,43 @@ def test_the_filter_is_a_program(machine):
         assert kind == seccomp.RETURN or number + 1 + max(yes, no) < len(steps)
     assert steps[-1] == (seccomp.RETURN, 0, 0, seccomp.ALLOW)
     assert seccomp.program("riscv64") is None
+
+
+ENDLESS = """
+import sys, time
+from sft_teach.grading import sandbox, view
+code = "import os; os.write(2, b'inside')\\nwhile True: pass"
+process = sandbox.Process(view.of_worker(), ["-c", code, sys.argv[1]])
+while process.said() != "inside":
+    time.sleep(0.05)
+print("inside", flush=True)
+time.sleep(100)
+"""
+
+
+def _running(token: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if token.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(bool(sandbox.available()), reason=str(sandbox.available()))
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_endless_loop_ends_with_the_grader_that_is_killed(number):
+    token = f"endless-{os.urandom(8).hex()}"
+    command = [sys.executable, "-c", ENDLESS, token]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as grader:
+        assert grader.stdout.readline() == "inside\n" and len(_running(token)) > 1
+        grader.send_signal(number)
+        grader.wait(10)
+    until = time.monotonic() + 5
+    while (left := _running(token)) and time.monotonic() < until:
+        time.sleep(0.1)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import time
 import zipfile
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_nbgraders_tree_with_its_time_stamp(tmp_path):
     found = by_student(collect(tmp_path, NAME))
     assert found.keys() == {"ada", "bob"}
     assert found["ada"].notebook == NOTEBOOK and not found["ada"].problem
-    assert found["ada"].submitted == datetime(2026, 1, 31, 12, 0, 1, 500000)
+    assert found["ada"].submitted == datetime(2026, 1, 31, 11, 0, 1, 500000, UTC)
 
 
 def test_a_flat_folder(tmp_path):
@@ -74,7 +75,7 @@ def test_moodle(tmp_path, roster, form):
     }
     found = by_student(collect(make_zip(tmp_path / "all.zip", files), NAME, roster))
     assert found["jdoe"].notebook == NOTEBOOK and found["jdoe"].name == "Jane Doe"
-    assert found["jdoe"].submitted == datetime(2026, 1, 31, 12)
+    assert found["jdoe"].submitted == datetime(2026, 1, 31, 12).astimezone(UTC)
     assert found["bjork"].notebook == NOTEBOOK
     assert found["kim2"].notebook == NOTEBOOK  # by number, where two have one name
     problems = {s.name: s.problem for s in found.values() if s.problem}
@@ -101,6 +102,7 @@ def test_two_notebooks_that_cannot_be_told_apart_are_a_problem(tmp_path):
     files = {f"doejane_4711_90{i}_{NAME}.ipynb": NOTEBOOK for i in (8, 9)}
     (found,) = collect(make_zip(tmp_path / "all.zip", files), NAME)
     assert found.notebook is None and found.problem.startswith("2 notebooks")
+    assert f"doejane_4711_909_{NAME}.ipynb" in found.problem
 
 
 def test_the_newest_counts_where_the_roster_shows_that_two_are_one(tmp_path, roster):
@@ -223,3 +225,127 @@ def test_a_roster_that_cannot_be_used_names_the_line(tmp_path):
     path.write_text("who\nada\n")
     with pytest.raises(IntakeError, match="student,name,lms_id"):
         intake.read_roster(path)
+
+
+def test_a_roster_as_a_spreadsheet_writes_it(tmp_path):
+    path = tmp_path / "roster.csv"
+    for mark in ";\t":
+        lines = ("student, first_name,last_name,email", "ada,Ada,Lovelace,ada@example.org", ",,,")
+        path.write_text("\n".join(lines).replace(",", mark), encoding="utf-8-sig")
+        (ada,) = intake.read_roster(path)
+        assert (ada.student, ada.name, ada.email) == ("ada", "Ada Lovelace", "ada@example.org")
+    path.write_text("student,lms_id\nada,7\nbob,7\n")
+    with pytest.raises(IntakeError, match="line 3: lms_id 7 is also that of ada"):
+        intake.read_roster(path)
+    path.write_bytes("student,name\nada,Zo\xeb\n".encode("latin-1"))
+    with pytest.raises(IntakeError, match="save it .* as CSV UTF-8"):
+        intake.read_roster(path)
+    path.write_text("id;name\nada;Ada\n")
+    with pytest.raises(IntakeError, match="its first line is 'id;name'"):
+        intake.read_roster(path)
+
+
+# --- nothing is dropped without a word ----------------------------------------------------------
+def tree(*students: str, top: str = "") -> dict[str, bytes]:
+    return {f"{top}{student}/{NAME}/{NAME}.ipynb": student.encode() for student in students}
+
+
+@pytest.mark.parametrize("top", ["", "submitted/"])
+def test_nbgraders_tree_in_a_zip(tmp_path, top):
+    files = tree("ada", "bob", top=top)
+    files[f"{top}ada/{NAME}/timestamp.txt"] = b"2026-01-30 08:00:00 UTC"
+    files[f"{top}ada/ex01_data/ex01_data.ipynb"] = b"of another assignment"
+    found = intake.take_in(make_zip(tmp_path / "all.zip", files), NAME, others=["ex01_data"])
+    theirs = by_student(found.submissions)
+    assert {s: theirs[s].notebook for s in theirs} == {"ada": b"ada", "bob": b"bob"}
+    assert theirs["ada"].submitted == datetime(2026, 1, 30, 8, tzinfo=UTC)
+    assert not found.left_out
+
+
+def test_a_notebook_in_no_form_is_left_out_by_name(tmp_path):
+    misnamed = ("bob/ex03/x.ipynb", f"cyd/{NAME.title()}/x.ipynb", "dan.ipynb")
+    for name in (*tree("ada"), *misnamed):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(NOTEBOOK)
+    found = intake.take_in(tmp_path, NAME)
+    assert [s.student for s in found.submissions] == ["ada"]
+    assert set(found.left_out) == set(misnamed)
+    assert all(f"STUDENT/{NAME}" in why for why in found.left_out.values())
+
+
+def test_a_folder_beside_a_flat_folders_files_is_left_out_by_name(tmp_path):
+    (tmp_path / "ada").mkdir()
+    for name in ("ada/x.ipynb", "LATE_cyd.ipynb", f"{NAME} (1).ipynb", "ex01_data.ipynb"):
+        (tmp_path / name).write_bytes(NOTEBOOK)
+    found = intake.take_in(tmp_path, NAME, others=["ex01_data"])
+    assert [s.student for s in found.submissions] == ["cyd"]
+    assert set(found.left_out) == {"ada/x.ipynb", f"{NAME} (1).ipynb", "ex01_data.ipynb"}
+    assert "STUDENT.ipynb" in found.left_out["ex01_data.ipynb"]
+
+
+def test_a_flat_folder_in_a_zip(tmp_path):
+    path = make_zip(tmp_path / "all.zip", {"class/ada.ipynb": b"1", "class/bob.ipynb": b"2"})
+    assert by_student(collect(path, NAME)).keys() == {"ada", "bob"}
+    files = {"ada/x.ipynb": b"1", "bob/x.ipynb": b"2", "cyd.ipynb": b"3"}
+    found = intake.take_in(make_zip(tmp_path / "all.zip", files), NAME)
+    assert len(found.left_out) == 2 and [s.student for s in found.submissions] == ["cyd"]
+
+
+def test_one_file_is_no_class(tmp_path):
+    (tmp_path / "ada.ipynb").write_bytes(NOTEBOOK)
+    with pytest.raises(IntakeError, match="grade-one"):
+        collect(tmp_path / "ada.ipynb", NAME)
+
+
+# --- times --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "hour"),
+    [
+        ("2026-03-01 22:30:00", 22),
+        ("2026-03-01 22:30:00 UTC", 22),
+        ("2026-03-01 23:30:00+01:00", 22),
+        ("2026-03-01T23:30:00+01:00", 22),
+        ("2026-03-01 23:30:00.000000 +0100", 22),
+        ("2026-03-01 23:30:00 Europe/Vienna", 22),
+        ("2026-03-01 22:30:00.250000 UTC\n", 22),
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_a_time_stamp_is_read_as_nbgrader_reads_it_or_better(text, hour):
+    when = intake.parsed(text)
+    assert (when and (when.hour, when.utcoffset().seconds)) == (hour and (hour, 0))
+
+
+def test_a_zips_local_time_becomes_utc(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Vienna")
+    time.tzset()
+    try:
+        path = make_zip(tmp_path / "all.zip", {"doejane_1_2_x.ipynb": NOTEBOOK})
+        (found,) = collect(path, NAME)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found.submitted == datetime(2026, 1, 31, 11, tzinfo=UTC)
+
+
+def test_the_date_of_a_copy_on_the_disk_is_no_time_of_handing_in(tmp_path):
+    (tmp_path / "ada.ipynb").write_bytes(NOTEBOOK)
+    (found,) = collect(tmp_path, NAME)
+    assert found.submitted is None
+
+
+# --- whose it is --------------------------------------------------------------------------------
+def test_the_name_decides_and_a_contradicting_number_is_a_problem(tmp_path):
+    roster = tmp_path / "roster.csv"
+    roster.write_text("student,name,lms_id\nada,Ada Lovelace,100\nbob,Bob Ross,\ncyd,,300\n")
+    form = "{}_assignsubmission_file_/a.ipynb"
+    whose = ("Bob Ross_100", "LOVELACE, Áda_7", "Robert_100", "Sid_300")
+    files = {form.format(name): name.encode() for name in whose}
+    found = {s.name: s for s in collect(make_zip(tmp_path / "all.zip", files), NAME, roster)}
+    assert found["Ada Lovelace"].student == "ada" and not found["Ada Lovelace"].problem
+    assert "the name is that of bob, the number that of ada" in found["Bob Ross"].problem
+    assert found["Robert"].problem.startswith(intake.STRANGER) and not found["Robert"].known
+    assert found["Sid"].student == "cyd"
+    canvas = make_zip(tmp_path / "canvas.zip", {"bobby_100_1_a.ipynb": NOTEBOOK})
+    assert collect(canvas, NAME, roster)[0].student == "ada"  # Canvas's numbers stay the same
