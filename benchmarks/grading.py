@@ -124,7 +124,10 @@ def main() -> None:
         "description": f"Seconds to grade {options.count} submissions of {NAME}, start-up included",
         "command": f"python benchmarks/grading.py --count {options.count}",
         "machine": experiments.machine(),
-        "rows": [{"side": n, "seconds": seconds[n], "ratio": ratios[n]} for n in seconds],
+        "rows": [
+            {"side": n, "submissions": options.count, "seconds": seconds[n], "ratio": ratios[n]}
+            for n in seconds
+        ],
     }
     options.output.write_text(json.dumps(contents, indent=1) + "\n")
 

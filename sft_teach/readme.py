@@ -9,6 +9,7 @@ from pathlib import Path
 from sft_teach.errors import DataError
 
 BEGIN, END = "<!-- results:begin (sft-teach results) -->", "<!-- results:end -->"
+SPEED_BEGIN, SPEED_END = "<!-- speed:begin (sft-teach results) -->", "<!-- speed:end -->"
 DATA = {"sst5": "SST-5, official split", "imdb": "IMDB, official split"}
 SETTINGS = {"MiniLM": "MiniLM, fine-tuned"}
 # Published accuracies on the same test sets, in percent; the models are 3 to 15 times as large.
@@ -41,11 +42,16 @@ def with_minutes(text: str, results: Path) -> str:
 
 
 def with_results(text: str, results: Path) -> str:
-    """The table between the two markers, one row per data set and model."""
-    if BEGIN not in text or END not in text:
-        raise DataError(f"README.md has lost its markers: expected {BEGIN} and {END}.")
-    head, rest = text.split(BEGIN)
-    return head + BEGIN + "\n" + _table(results) + "\n" + END + rest.split(END)[1]
+    """The tables between the markers: one row per data set and model, one per benchmark."""
+    text = _between(text, BEGIN, END, _table(results))
+    return _between(text, SPEED_BEGIN, SPEED_END, _speed(results))
+
+
+def _between(text: str, begin: str, end: str, table: str) -> str:
+    if begin not in text or end not in text:
+        raise DataError(f"README.md has lost its markers: expected {begin} and {end}.")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
 
 def _read(results: Path, name: str) -> dict:
@@ -93,6 +99,69 @@ def _cells(rows: list[dict]) -> str:
         first.get("precision", ""),
     ]
     return " | ".join(cells)
+
+
+def _speed(results: Path) -> str:
+    """What `make benchmark` measured; what it has not yet is said to be so."""
+    lines = ["| Measured | Ours | Compared with | Ratio |", "|---|---|---|---|"]
+    machines = []
+    for name, rows_of in _BENCHMARKS.items():
+        contents = _read(results, f"benchmark-{name}")
+        if contents:
+            lines += [f"| {row} |" for row in rows_of(contents["rows"])]
+            machines.append(_machine(contents["machine"]))
+        else:
+            lines.append(f"| {name} (`benchmarks/{name}.py`) | not measured | | |")
+    lines.append("| everything on a GPU | not measured | | |")
+    return "\n".join([*lines, "", " ".join(["Medians.", *dict.fromkeys(machines)])])
+
+
+def _training_rows(rows: list[dict]) -> list[str]:
+    words = {"best": "same precision, both at their best", "defaults": "defaults of both"}
+    return [
+        f"Training, {row['job']}; {words[row['comparison']]} "
+        f"| {row['seconds']['ours']['median']} s | `transformers.Trainer` {row['seconds']['Trainer']['median']} s "
+        f"| {_range(row['speed_ratio'])} times as fast"
+        for row in rows
+        if row["comparison"] in words
+    ]
+
+
+def _evaluation_rows(rows: list[dict]) -> list[str]:
+    ours, *others = rows
+    best = min(others, key=lambda row: row["seconds"]["median"])
+    usual = [row for row in others if row["side"].endswith("batch 16") and row is not best]
+    return [
+        f"{ours['texts']} reviews to answers | {ours['seconds']['median']} s "
+        f"| `transformers.{row['side']}` {row['seconds']['median']} s "
+        f"| {_range(row['times_ours'])} times as fast"
+        for row in (best, *usual)
+    ]
+
+
+def _grading_rows(rows: list[dict]) -> list[str]:
+    *ours, stock = rows
+    return [
+        f"Grading {row.get('submissions', 50)} submissions, `{row['side']}` | {row['seconds']} s "
+        f"| `{stock['side']}` {stock['seconds']} s | {row['ratio']:.2f} of its time"
+        for row in ours
+    ]
+
+
+def _startup_rows(rows: list[dict]) -> list[str]:
+    return [f"{row['what']} | {row['seconds']['median']} s | | " for row in rows]
+
+
+def _range(value: dict[str, float]) -> str:
+    return f"{value['median']:.2f} ({value['min']:.2f} to {value['max']:.2f})"
+
+
+_BENCHMARKS = {
+    "training": _training_rows,
+    "evaluation": _evaluation_rows,
+    "startup": _startup_rows,
+    "grading": _grading_rows,
+}
 
 
 def _machine(machine: dict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -143,7 +144,11 @@ def test_readme_numbers_follow_the_results(tmp_path):
     contents = f'{{"machine": {machine}, "rows": [{rows}]}}'
     (tmp_path / "results" / "sst5.json").write_text(contents)
     begin, end = readme.BEGIN, readme.END
+    sides = [{"side": "ours", "seconds": 90.0, "ratio": 0.36}, {"side": "stock", "seconds": 250.0}]
+    benchmark = f'{{"machine": {machine}, "rows": {json.dumps(sides)}}}'
+    (tmp_path / "results" / "benchmark-grading.json").write_text(benchmark)
     page = f"| [00](notebooks/00_welcome.ipynb) | first | ? |\n{begin}\nold\n{end}\n"
+    page += f"{readme.SPEED_BEGIN}\nold\n{readme.SPEED_END}\n"
     (tmp_path / "README.md").write_text(page)
 
     assert readme.refresh(tmp_path)
@@ -152,6 +157,10 @@ def test_readme_numbers_follow_the_results(tmp_path):
     # By hand: mean 51, sd 1, t(0.975, 2) = 4.303, half width 4.303 / sqrt(3) = 2.48
     assert "| 8,544 / 2,210 | 3 | **51.0** [48.5, 53.5] | 48.0 | 400 | bfloat16 |" in text
     assert "A CPU, 2 threads, no GPU" in text and "old" not in text
+    assert (
+        "| Grading 50 submissions, `ours` | 90.0 s | `stock` 250.0 s | 0.36 of its time |" in text
+    )
+    assert "| training (`benchmarks/training.py`) | not measured | | |" in text
     assert not readme.refresh(tmp_path), "a second time changes nothing"
 
 

@@ -451,11 +451,27 @@ DISTRIBUTED = """
     sys.path.insert(0, {tests!r})
     from test_training import batches, quick, run, tiny
     torch.set_num_threads(1)
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+    from torch.nn import parallel
+    exchanges = []
+
+    class Counted(parallel.DistributedDataParallel):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.register_comm_hook(None, self.count)
+
+        @staticmethod
+        def count(state, bucket):
+            exchanges.append(bucket.is_last())
+            return allreduce_hook(state, bucket)
+
+    parallel.DistributedDataParallel = Counted
     model = tiny(dropout=0.0)
     history = run(model, batches(n=41), quick(epochs=2, accumulation_steps={accumulation}))
     import torch.distributed as dist
     if not dist.is_initialized() or dist.get_rank() == 0:
-        torch.save([[s["loss"] for s in history.steps], model.state_dict()], {out!r})
+        losses = [s["loss"] for s in history.steps]
+        torch.save([losses, model.state_dict(), sum(exchanges)], {out!r})
 """
 
 
@@ -479,8 +495,9 @@ def test_two_processes_train_like_one(tmp_path, accumulation):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         results.append(torch.load(out, weights_only=True))
-    (one_loss, one), (two_loss, two) = results
+    (one_loss, one, _), (two_loss, two, exchanges) = results
     assert len(one_loss) == 12 // accumulation
+    assert exchanges == len(two_loss)  # once per update, however many micro-batches it has
     assert two_loss == pytest.approx(one_loss, abs=1e-5)
     assert all((one[k] - two[k]).abs().max() < 1e-5 for k in one)
 
