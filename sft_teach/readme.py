@@ -120,7 +120,8 @@ def _training_rows(rows: list[dict]) -> list[str]:
     words = {"best": "same precision, both at their best", "defaults": "defaults of both"}
     return [
         f"Training, {row['job']}; {words[row['comparison']]} "
-        f"| {row['seconds']['ours']['median']} s | `transformers.Trainer` {row['seconds']['Trainer']['median']} s "
+        f"| {row['seconds']['ours']['median']} s "
+        f"| `transformers.Trainer` {row['seconds']['Trainer']['median']} s "
         f"| {_range(row['speed_ratio'])} times as fast"
         for row in rows
         if row["comparison"] in words
