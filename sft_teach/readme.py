@@ -113,7 +113,8 @@ def _speed(results: Path) -> str:
         else:
             lines.append(f"| {name} (`benchmarks/{name}.py`) | not measured | | |")
     lines.append("| everything on a GPU | not measured | | |")
-    return "\n".join([*lines, "", " ".join(["Medians; grading: one run.", *dict.fromkeys(machines)])])
+    notes = ["Medians; grading: one run.", *dict.fromkeys(machines)]
+    return "\n".join([*lines, "", " ".join(notes)])
 
 
 def _training_rows(rows: list[dict]) -> list[str]:

@@ -156,7 +156,9 @@ def test_what_is_done_is_skipped_and_what_changed_is_graded_again(course, fast):
     assert fast.asked == ["ada", "bob", "bob"]
     assert set(classroom.grade_class(NAME, course, again=True).graded) == {"ada", "bob"}
     master = course / "solutions" / NAME / f"{NAME}.ipynb"
-    master.write_text(master.read_text("utf-8").replace("**Time:** about", "**Time:** roughly"), "utf-8")
+    master.write_text(
+        master.read_text("utf-8").replace("**Time:** about", "**Time:** roughly"), "utf-8"
+    )
     assert set(classroom.grade_class(NAME, course).graded) == {"ada", "bob"}
     assert (course / "grading" / "secret").read_text() == secret
     assert (course / "grading" / "secret").stat().st_mode & 0o077 == 0
@@ -494,7 +496,9 @@ def test_an_unreadable_resubmission_leaves_the_grade_and_stays_listed(course, no
         row = grades(course)["ada_1"]
         assert (row["status"], row["score"]) == ("graded", "20.0") and "not JSON" in row["note"]
     master = course / "solutions" / NAME / f"{NAME}.ipynb"
-    master.write_text(master.read_text("utf-8").replace("**Time:** about", "**Time:** roughly"), "utf-8")
+    master.write_text(
+        master.read_text("utf-8").replace("**Time:** about", "**Time:** roughly"), "utf-8"
+    )
     report = classroom.grade_class(NAME, course)  # the earlier one, graded once more
     assert set(report.graded) == set(report.failed) == {"ada_1"}
     copy = course / "grading" / "unreadable" / "ada_1" / f"{NAME}.ipynb"
