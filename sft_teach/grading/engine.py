@@ -425,11 +425,10 @@ class Grading:
             return False
         cells = self.submission.cells
         texts = [cell.source for cell in cells]
-        looked = [
-            texts[n] for n in sources.needed(texts, number) if n == number or not cells[n].task
-        ]
-        used = sources.uses(looked, texts, forbidden)
-        used += sources.uses([texts[number]], texts, (banned.PACKAGE,))  # only a stub is there
+        answer = sources.defining(texts[number], name)
+        helpers = [n for n in sources.needed(texts, number) if n != number and not cells[n].task]
+        used = sources.uses([answer, *(texts[n] for n in helpers)], texts, forbidden)
+        used += sources.uses([answer], texts, (banned.PACKAGE,))  # only a stub is there
         if used:
             result.error = f"forbidden: uses {', '.join(used)}"
             result.hint = banned.sentence(name, used[0])

@@ -141,6 +141,24 @@ def needed(cells: list[str], target: int) -> list[int]:
     return sorted(chosen)
 
 
+def defining(source: str, name: str) -> str:
+    """What of a cell makes its answer: functions, classes, and what binds that name.
+
+    A check or a figure that a learner wrote below the function is none of it.
+    """
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    kept = []
+    for statement in (names(source).tree or ast.Module([], [])).body:
+        bound = (n for n in ast.walk(statement) if isinstance(n, ast.Name))
+        targets = [n.id for n in bound if isinstance(n.ctx, ast.Store)]
+        if isinstance(statement, ast.ImportFrom):
+            targets = [alias.asname or alias.name for alias in statement.names]
+        binds = isinstance(statement, (ast.Assign, ast.AnnAssign, ast.ImportFrom))
+        if isinstance(statement, definitions) or (binds and name in targets):
+            kept.append(statement)
+    return ast.unparse(ast.Module(kept, []))
+
+
 def uses(sources: list[str], aliases: list[str], forbidden: tuple[str, ...]) -> list[str]:
     """Which of the forbidden names some cells use.
 

@@ -454,14 +454,7 @@ WRONG["bootstrap_interval"] = [
 def ece_masks(probabilities, labels, bins):
     if len(probabilities) != len(labels) or len(labels) == 0:
         raise ValueError("lengths")
-    confidence, answers = probabilities.max(-1)
-    right, total = (answers == labels).double(), 0.0
-    for i in range(bins):
-        inside = (confidence > i / bins) & (confidence <= (i + 1) / bins)
-        if inside.any():
-            gap = (right[inside].mean() - confidence[inside].double().mean()).abs().item()
-            total += gap * inside.sum().item() / len(labels)
-    return total
+    return ece_no_errors(probabilities, labels, bins)
 
 
 def ece_digitize(probabilities, labels, bins):

@@ -105,6 +105,21 @@ def test_what_is_forbidden_costs_its_task(grade):
     assert any("soft_loss" in flag for flag in result.flags)
 
 
+def test_a_check_or_a_figure_below_the_answer_costs_nothing(grade):
+    more = (
+        "\n\nfrom sft_teach.checks import check\nfrom sft_teach import plots\n"
+        "check('scaled', scaled)\nfigure = plots.curve(scaled)\n"
+    )
+    compared = (
+        "\n\nz, p = torch.randn(2, 3), torch.full((2, 3), 1 / 3)\n"
+        "print(soft_loss(z, p), torch.nn.functional.cross_entropy(z, p))\n"
+    )
+    answers = {name: RIGHT[name] + text for name, text in
+               (("scaled", more), ("soft_loss", compared))}  # fmt: skip
+    result = grade(submission(answers))
+    assert lost(result) == set() and not any(" uses " in flag for flag in result.flags)
+
+
 def test_hidden_inputs_follow_from_secret_and_student(grade):
     # The first input is in the error of an answer that raises it.
     telling = {"scaled": "def scaled(x, by):\n    raise ValueError(x.tolist())"}
