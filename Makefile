@@ -55,7 +55,8 @@ $(READY): pyproject.toml constraints.txt
 # Speed against what a user would pick instead; writes results/benchmark-*.json.
 benchmark: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[benchmark]"
-	for name in grading startup evaluation training scaling resume; do \
+	for name in grading startup evaluation training scaling choices profiling resume \
+		time_to_accuracy; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:

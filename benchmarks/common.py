@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sft_teach import batching, data, experiments, models
+from sft_teach.errors import SFTTeachError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,20 +40,23 @@ JOBS = [
 ]
 
 
-def load(name: str):
-    """The official splits where the source has them, else the packaged data nearest to them."""
-    from sft_teach.errors import SFTTeachError
-
+def dataset(name: str) -> str:
+    """`name`, or "rt5" where the source does not have SST-5's official splits; rows name it."""
     try:
-        return data.load(name, show=False)
+        data.load(name, show=False)
     except SFTTeachError:
         if name != "sst5":
             raise
-        return data.load("rt5", show=False)
+        return "rt5"
+    return name
+
+
+def load(name: str):
+    return data.load(dataset(name), show=False)
 
 
 def ids_of(job: Job, n: int, split: str = "train", seed: int = 0):
-    """Token ids and labels of `n` examples, truncated."""
+    """Token ids and labels of `n` examples, truncated; and the names of the classes."""
     part = data.subset(load(job.data)[split], n, seed)
     ids = batching.tokenize(part["text"], models.load_tokenizer(), job.max_length)
     return ids, [int(label) for label in part["label"]], data.label_names(part)

@@ -32,7 +32,7 @@ THREADS = 2
 def part(folder: Path, precision: str, updates: int) -> None:
     """Go on from what is there; print a digest of weights and history at the end."""
     torch.set_num_threads(THREADS)
-    job = common.Job("kills", "rotten_tomatoes", 64, 8, updates)
+    job = common.Job("kills", "rotten_tomatoes", 32, 4, updates)
     ids, labels, names = common.ids_of(job, job.n)
     model = models.load_encoder(label_names=names)
     config = training.TrainingConfig(

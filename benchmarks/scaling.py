@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import time
 from pathlib import Path
 
@@ -73,9 +74,13 @@ def alone(depth: int, batch: int, length: int, rounds: int) -> None:
 
 
 def slope(rows: list[dict], axis: str, value) -> float:
-    """Exponent between the two largest settings: time ~ setting ** slope."""
-    a, b = rows[-2], rows[-1]
-    return math.log(value(b) / value(a)) / math.log(b[axis] / a[axis])
+    """Exponent over the three largest settings, by least squares: time ~ setting ** slope.
+
+    At the smaller ones the work that every update has (the optimizer's step) hides the law.
+    """
+    x = [math.log(row[axis]) for row in rows[-3:]]
+    y = [math.log(value(row)) for row in rows[-3:]]
+    return statistics.linear_regression(x, y).slope
 
 
 def main() -> None:

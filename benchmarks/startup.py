@@ -18,6 +18,7 @@ import common
 import nbformat
 
 NOTEBOOK = common.ROOT / "notebooks" / "00_welcome.ipynb"
+FIRST_CLASSIFIER = "train"  # the cell's id
 
 
 def process(code: str) -> float:
@@ -27,7 +28,10 @@ def process(code: str) -> float:
 
 
 def first_accuracy() -> tuple[float, str]:
-    """Seconds from starting a kernel until a cell has printed an accuracy; and what it printed."""
+    """Seconds from starting a kernel until a trained classifier's accuracy stands there.
+
+    Returns them with the line that says it. (The simplest rival's accuracy comes earlier.)
+    """
     from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -38,9 +42,10 @@ def first_accuracy() -> tuple[float, str]:
         for number, cell in enumerate(notebook.cells):
             client.execute_cell(cell, number)
             text = "".join(o.get("text", "") for o in cell.get("outputs", []))
-            if "accuracy" in text.lower() or "right" in text.lower():
-                return time.perf_counter() - started, text.strip().splitlines()[0]
-    sys.exit("Notebook 00 prints no accuracy.")
+            if cell["id"] == FIRST_CLASSIFIER:
+                [line] = [line for line in text.splitlines() if "accuracy" in line]
+                return time.perf_counter() - started, line
+    sys.exit(f"Notebook 00 has no cell {FIRST_CLASSIFIER!r}.")
 
 
 def main() -> None:

@@ -20,32 +20,13 @@ import time
 from pathlib import Path
 
 import common
+import sides
 import torch
 
-from sft_teach import environment, evaluation, models, training
+from sft_teach import evaluation, training
 from sft_teach.batching import LengthGroupedBatches
 
 LEARNING_RATE = 1e-4
-
-
-def our_model(names, seed=0):
-    return models.load_encoder(label_names=names, seed=seed)
-
-
-def their_model(names, seed=0, attention_dropout=None):
-    """As a user of transformers makes it, with the head that ours begins with."""
-    from transformers import AutoModelForSequenceClassification
-
-    options = {}
-    if attention_dropout is not None:
-        options["attention_probs_dropout_prob"] = attention_dropout
-    folder = str(models.model_folder())
-    with environment.quiet("transformers"):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=len(names), local_files_only=True, **options
-        )
-    model.load_state_dict(our_model(names, seed).state_dict())
-    return model
 
 
 def ours(model, ids, labels, job, seed=0):
@@ -61,43 +42,19 @@ def ours(model, ids, labels, job, seed=0):
 
 def theirs(model, ids, labels, job, seed=0, best=True):
     """Returns (seconds, losses)."""
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
-
-    class Texts(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(ids)
-
-        def __getitem__(self, i):
-            return {
-                "input_ids": ids[i],
-                "attention_mask": [1] * len(ids[i]),
-                "labels": labels[i],
-                "length": len(ids[i]),
-            }
-
-    ours_would_be = training.choose_precision()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder,
+        trainer = sides.trainer(
+            model, ids, labels, folder,
             max_steps=job.updates,
             per_device_train_batch_size=job.batch_size,
             learning_rate=LEARNING_RATE,
             warmup_steps=round(0.1 * job.updates),
-            max_grad_norm=1.0,
             weight_decay=0.01,
             seed=seed,
-            optim="adamw_torch_fused",
-            bf16=best and ours_would_be == torch.bfloat16,
+            bf16=best and training.choose_precision() == torch.bfloat16,
             train_sampling_strategy="group_by_length" if best else "random",
-            use_cpu=not torch.cuda.is_available(),
             logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        collator = DataCollatorWithPadding(models.load_tokenizer())
-        trainer = Trainer(model, arguments, data_collator=collator, train_dataset=Texts())
-        trainer.log = lambda logs, *_: trainer.state.log_history.append(logs)  # not printed
+        )  # fmt: skip
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
@@ -108,8 +65,8 @@ def compare(job, rounds: int, best: bool) -> dict:
     """Alternate the two sides on one job."""
     ids, labels, names = common.ids_of(job, job.n)
     starts = {
-        "ours": our_model(names),
-        "Trainer": their_model(names, attention_dropout=0.0 if best else None),
+        "ours": sides.our_model(names),
+        "Trainer": sides.their_model(names, attention_dropout=0.0 if best else None),
     }
     seconds: dict[str, list[float]] = {"ours": [], "Trainer": []}
     losses: dict[str, list[float]] = {}
@@ -125,6 +82,7 @@ def compare(job, rounds: int, best: bool) -> dict:
     return {
         "comparison": "best" if best else "defaults",
         "job": job.name,
+        "data": common.dataset(job.data),
         "batch_size": job.batch_size,
         "updates": job.updates,
         "rounds": rounds,
@@ -148,7 +106,7 @@ def ceiling(ids, names, seconds) -> dict[str, float]:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = our_model(names)
+    model = sides.our_model(names)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(input_ids=torch.ones(1, 100, dtype=torch.int64))
     operations = 3 * counter.get_total_flops() / 100 * sum(map(len, ids))
@@ -164,12 +122,16 @@ def accuracy(job, n: int, seeds: int) -> list[dict]:
     whole = common.Job(job.name, job.data, job.max_length, job.batch_size, n // job.batch_size)
     batches = LengthGroupedBatches(held_out, truth, 64, shuffle=False)
     for seed in range(seeds):
-        for side, make, run in (("ours", our_model, ours), ("Trainer", their_model, theirs)):
+        for side, make, run in (
+            ("ours", sides.our_model, ours),
+            ("Trainer", sides.their_model, theirs),
+        ):
             options = {} if side == "ours" else {"attention_dropout": 0.0}
             model = make(names, seed, **options)
             run(model, ids, labels, whole, seed=seed)
             correct = evaluation.predict(model.eval(), batches).correct
-            rows.append({"comparison": "accuracy", "job": job.name, "side": side, "seed": seed,
+            rows.append({"comparison": "accuracy", "job": job.name,
+                         "data": common.dataset(job.data), "side": side, "seed": seed,
                          "n_train": n, "n_validation": len(truth),
                          "accuracy": round(float(correct.mean()), 4)})  # fmt: skip
             print(rows[-1], flush=True)
@@ -181,9 +143,9 @@ def memory(side: str, number: int) -> None:
     job = common.JOBS[number]
     ids, labels, names = common.ids_of(job, job.n)
     if side == "ours":
-        ours(our_model(names), ids, labels, job)
+        ours(sides.our_model(names), ids, labels, job)
     else:
-        theirs(their_model(names, attention_dropout=0.0), ids, labels, job)
+        theirs(sides.their_model(names, attention_dropout=0.0), ids, labels, job)
     # Not ru_maxrss: a child process begins with its parent's.
     [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
     print(json.dumps({"peak_mb": round(int(line.split()[1]) / 1024)}))

@@ -162,11 +162,11 @@ def grade_one(
 
 @app.command()
 def results() -> None:
-    """Rewrite the tables of README.md from results/*.json."""
+    """Rewrite the tables of README.md and docs/speed.md from results/*.json."""
     from sft_teach import readme
 
     changed = readme.refresh(repository())
-    print("README.md: tables rewritten." if changed else "README.md: tables are up to date.")
+    print(f"Rewritten: {', '.join(changed)}." if changed else "All tables are up to date.")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Keep README's numbers equal to the files in results/: `sft-teach results` rewrites them."""
+"""Keep the tables of README.md and docs/speed.md equal to results/: `sft-teach results`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from sft_teach import speed
 from sft_teach.errors import DataError
 
 BEGIN, END = "<!-- results:begin (sft-teach results) -->", "<!-- results:end -->"
@@ -22,14 +23,31 @@ PUBLISHED = [
 ]
 
 
-def refresh(folder: Path) -> bool:
-    """Rewrite README.md in `folder` from `folder`/results; True if that changed anything."""
-    path = folder / "README.md"
-    before = path.read_text(encoding="utf-8")
-    after = with_results(with_minutes(before, folder / "results"), folder / "results")
-    if after != before:
-        path.write_text(after, encoding="utf-8")
-    return after != before
+def refresh(folder: Path) -> list[str]:
+    """Rewrite README.md and docs/speed.md in `folder` from `folder`/results; what that changed."""
+    changed = []
+    for name, tables in (("README.md", _readme), ("docs/speed.md", with_benchmarks)):
+        path = folder / name
+        if not path.is_file():
+            continue
+        before = path.read_text(encoding="utf-8")
+        after = tables(before, folder / "results")
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            changed.append(name)
+    return changed
+
+
+def _readme(text: str, results: Path) -> str:
+    return with_results(with_minutes(text, results), results)
+
+
+def with_benchmarks(text: str, results: Path) -> str:
+    """docs/speed.md with the table of each benchmark that it has a place for."""
+    for name in re.findall(r"<!-- (\w+):begin \(sft-teach results\) -->", text):
+        begin, end = f"<!-- {name}:begin (sft-teach results) -->", f"<!-- {name}:end -->"
+        text = _between(text, begin, end, speed.details(results, name))
+    return text
 
 
 def with_minutes(text: str, results: Path) -> str:
@@ -44,12 +62,12 @@ def with_minutes(text: str, results: Path) -> str:
 def with_results(text: str, results: Path) -> str:
     """The tables between the markers: one row per data set and model, one per benchmark."""
     text = _between(text, BEGIN, END, _table(results))
-    return _between(text, SPEED_BEGIN, SPEED_END, _speed(results))
+    return _between(text, SPEED_BEGIN, SPEED_END, speed.summary(results))
 
 
 def _between(text: str, begin: str, end: str, table: str) -> str:
     if begin not in text or end not in text:
-        raise DataError(f"README.md has lost its markers: expected {begin} and {end}.")
+        raise DataError(f"The page has lost its markers: expected {begin} and {end}.")
     head, rest = text.split(begin)
     return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
@@ -72,7 +90,7 @@ def _table(results: Path) -> str:
             rows = [r for r in contents.get("rows", []) if r["data"] == data and "accuracy" in r]
             if rows:
                 lines.append(f"| {title} | {_cells(rows)} |")
-                machines += [_machine(row.get("machine", contents["machine"])) for row in rows]
+                machines += [speed.machine(row.get("machine", contents["machine"])) for row in rows]
         lines += [
             f"| {title} | {model} | | | {accuracy}, {source} | | | |"
             for where, model, accuracy, source in PUBLISHED
@@ -99,74 +117,3 @@ def _cells(rows: list[dict]) -> str:
         first.get("precision", ""),
     ]
     return " | ".join(cells)
-
-
-def _speed(results: Path) -> str:
-    """What `make benchmark` measured; what it has not yet is said to be so."""
-    lines = ["| Measured | Ours | Compared with | Ratio |", "|---|---|---|---|"]
-    machines = []
-    for name, rows_of in _BENCHMARKS.items():
-        contents = _read(results, f"benchmark-{name}")
-        if contents:
-            lines += [f"| {row} |" for row in rows_of(contents["rows"])]
-            machines.append(_machine(contents["machine"]))
-        else:
-            lines.append(f"| {name} (`benchmarks/{name}.py`) | not measured | | |")
-    lines.append("| everything on a GPU | not measured | | |")
-    notes = ["Medians; grading: one run.", *dict.fromkeys(machines)]
-    return "\n".join([*lines, "", " ".join(notes)])
-
-
-def _training_rows(rows: list[dict]) -> list[str]:
-    words = {"best": "same precision, both at their best", "defaults": "defaults of both"}
-    return [
-        f"Training, {row['job']}; {words[row['comparison']]} "
-        f"| {row['seconds']['ours']['median']} s "
-        f"| `transformers.Trainer` {row['seconds']['Trainer']['median']} s "
-        f"| {_range(row['speed_ratio'])} times as fast"
-        for row in rows
-        if row["comparison"] in words
-    ]
-
-
-def _evaluation_rows(rows: list[dict]) -> list[str]:
-    ours, *others = rows
-    best = min(others, key=lambda row: row["seconds"]["median"])
-    usual = [row for row in others if row["side"].endswith("batch 16") and row is not best]
-    return [
-        f"{ours['texts']} reviews to answers | {ours['seconds']['median']} s "
-        f"| `transformers.{row['side']}` {row['seconds']['median']} s "
-        f"| {_range(row['times_ours'])} times as fast"
-        for row in (best, *usual)
-    ]
-
-
-def _grading_rows(rows: list[dict]) -> list[str]:
-    *ours, stock = rows
-    return [
-        f"Grading {row.get('submissions', 50)} submissions, `{row['side']}` | {row['seconds']} s "
-        f"| `{stock['side']}` {stock['seconds']} s | {row['ratio']:.2f} of its time"
-        for row in ours
-    ]
-
-
-def _startup_rows(rows: list[dict]) -> list[str]:
-    return [f"{row['what']} | {row['seconds']['median']} s | | " for row in rows]
-
-
-def _range(value: dict[str, float]) -> str:
-    return f"{value['median']:.2f} ({value['min']:.2f} to {value['max']:.2f})"
-
-
-_BENCHMARKS = {
-    "training": _training_rows,
-    "evaluation": _evaluation_rows,
-    "startup": _startup_rows,
-    "grading": _grading_rows,
-}
-
-
-def _machine(machine: dict) -> str:
-    gpu = "no GPU" if machine["gpu"] == "none" else machine["gpu"]
-    threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
-    return f"Machine: {machine['cpu']}, {threads}, {gpu}, torch {machine['torch']}."

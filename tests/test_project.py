@@ -128,6 +128,11 @@ def test_readme_shows_what_the_results_say(repository, tmp_path):
     results = repository / "results"
     current = readme.with_results(readme.with_minutes(text, results), results)
     assert current == text, "Run `sft-teach results` (make results) and commit README.md."
+    page = read(repository, "docs/speed.md")
+    assert readme.with_benchmarks(page, results) == page, "Run `sft-teach results`."
+    benchmarks = {path.stem for path in (repository / "benchmarks").glob("*.py")}
+    measured = set(re.findall(r"<!-- (\w+):begin", page)) | {"grading"}
+    assert measured == benchmarks - {"common", "sides"}, "each benchmark has its place"
 
 
 def test_readme_numbers_follow_the_results(tmp_path):

@@ -1,0 +1,158 @@
+"""What each choice of the loop is worth: the same training with one thing changed, taking turns.
+
+    python benchmarks/choices.py                     # about 15 minutes on two cores
+
+Above 1.0 the choice pays: the run without it takes so many times as long. Some changes are no
+alternative but a bound: without any dropout, say, one sees what faster random numbers could give.
+Warm-up (compiling too) is excluded, inputs and seeds are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import common
+import torch
+from torch import nn
+
+from sft_teach import models, training
+from sft_teach.batching import LengthGroupedBatches
+
+
+class RandomBatches(LengthGroupedBatches):
+    """Windows of one batch: nothing to group."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options, window=1)
+
+
+@dataclass
+class Change:
+    """One thing that is done otherwise."""
+
+    name: str
+    encoder: dict = field(default_factory=dict)  # arguments of load_encoder
+    model: Callable | None = None  # called with the model
+    config: dict = field(default_factory=dict)
+    batches: type = LengthGroupedBatches
+    patch: Callable = contextlib.nullcontext
+    threads: int | None = None
+    once: bool = False  # so slow that one round on the first job must do
+
+
+def without_dropout(model) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def frozen_embeddings(model) -> None:
+    model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
+
+
+def optimizer(**options):
+    original = torch.optim.AdamW
+    return mock.patch(
+        "torch.optim.AdamW", lambda groups, **given: original(groups, **(given | options))
+    )
+
+
+def clipping(**options):
+    original = nn.utils.clip_grad_norm_
+    return mock.patch("torch.nn.utils.clip_grad_norm_", partial(original, **options))
+
+
+def native_bfloat16() -> bool:
+    return training.choose_precision() == torch.bfloat16
+
+
+AS_IT_IS = Change("as it is")
+CHANGES = [
+    Change("batches in random order, padded to their longest", batches=RandomBatches),
+    Change("attention dropout 0.1, as published (no fused attention)",
+           encoder={"attention_dropout": 0.1}),
+    Change("last layer for all tokens", encoder={"all_tokens": True}),
+    Change("AdamW not fused, one kernel per operation (foreach)",
+           patch=partial(optimizer, fused=False, foreach=True)),
+    Change("AdamW not fused, a loop over tensors",
+           patch=partial(optimizer, fused=False, foreach=False)),
+    Change("clipping in a loop over tensors", patch=partial(clipping, foreach=False)),
+    Change("clipping left out (a bound)", patch=partial(
+        mock.patch, "torch.nn.utils.clip_grad_norm_", lambda *_: torch.zeros(()))),
+    Change("no dropout at all (a bound)", model=without_dropout),
+    Change("word embeddings frozen (a bound)", model=frozen_embeddings),
+    Change("torch.compile", config={"compile": True}),
+    Change("bfloat16", config={"precision": "bfloat16"}, once=not native_bfloat16()),
+    Change("one thread", threads=1),
+]  # fmt: skip
+
+
+class Side:
+    """A change with its own copy of model and batches, ready to be timed again and again."""
+
+    def __init__(self, change: Change, job, ids, labels, names):
+        self.change, self.job = change, job
+        self.start = models.load_encoder(label_names=names, **change.encoder)
+        if change.model:
+            change.model(self.start)
+        self.batches = change.batches(ids, labels, job.batch_size)
+        self.seconds: list[float] = []
+        self.loss = float("nan")
+
+    def run(self, count: bool) -> None:
+        config = training.TrainingConfig(max_steps=self.job.updates, epochs=9, **self.change.config)
+        model, threads = copy.deepcopy(self.start), torch.get_num_threads()
+        torch.set_num_threads(self.change.threads or threads)
+        with self.change.patch():
+            started = time.perf_counter()
+            history = training.fit(model, self.batches, config, progress=False)
+            seconds = time.perf_counter() - started
+        torch.set_num_threads(threads)
+        self.loss = sum(step["loss"] for step in history.steps) / len(history.steps)
+        if count:
+            self.seconds.append(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--only", help="changes whose name holds this text")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for number in options.jobs:
+        whole = common.JOBS[number]
+        job = common.Job(whole.name, whole.data, whole.max_length, whole.batch_size,
+                         (whole.updates + 2) // 3)  # fmt: skip
+        ids, labels, names = common.ids_of(job, job.n)
+        changes = [c for c in CHANGES if not options.only or options.only in c.name]
+        sides = [Side(change, job, ids, labels, names) for change in (AS_IT_IS, *changes)]
+        sides = [side for side in sides if number == options.jobs[0] or not side.change.once]
+        for round_number in range(options.rounds + 1):
+            for side in sides:
+                if not side.change.once or round_number == 1:
+                    side.run(count=round_number > 0)  # the first one warms up
+        ours = sides[0]
+        for side in sides:
+            ratios = [b / a for a, b in zip(ours.seconds, side.seconds, strict=False)]
+            rows.append({"job": job.name, "data": common.dataset(job.data), "updates": job.updates,
+                         "change": side.change.name, "seconds": common.spread(side.seconds, 2),
+                         "times_as_long": common.spread(ratios), "mean_loss": round(side.loss, 4),
+                         "padding_waste": round(side.batches.padding_waste(), 3),
+                         "rounds": len(side.seconds)})  # fmt: skip
+            print(json.dumps(rows[-1]), flush=True)
+    common.write("choices", "The same training with one thing changed", rows, options.output)
+
+
+if __name__ == "__main__":
+    main()

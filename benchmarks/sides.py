@@ -1,0 +1,63 @@
+"""The same model for both sides of a comparison, and transformers' Trainer as users set it up."""
+
+from __future__ import annotations
+
+import torch
+
+from sft_teach import environment, models
+
+
+def our_model(names, seed=0):
+    return models.load_encoder(label_names=names, seed=seed)
+
+
+def their_model(names, seed=0, attention_dropout=None):
+    """As a user of transformers makes it, with the head that ours begins with."""
+    from transformers import AutoModelForSequenceClassification
+
+    options = {}
+    if attention_dropout is not None:
+        options["attention_probs_dropout_prob"] = attention_dropout
+    folder = str(models.model_folder())
+    with environment.quiet("transformers"):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=len(names), local_files_only=True, **options
+        )
+    model.load_state_dict(our_model(names, seed).state_dict())
+    return model
+
+
+def trainer(model, ids, labels, folder, callbacks=(), **arguments):
+    """A silent Trainer with dynamic padding and its fused AdamW (both are its defaults)."""
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    class Texts(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(ids)
+
+        def __getitem__(self, i):
+            return {
+                "input_ids": ids[i],
+                "attention_mask": [1] * len(ids[i]),
+                "labels": labels[i],
+                "length": len(ids[i]),
+            }
+
+    settings = TrainingArguments(
+        folder,
+        optim="adamw_torch_fused",
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **arguments,
+    )
+    made = Trainer(
+        model,
+        settings,
+        data_collator=DataCollatorWithPadding(models.load_tokenizer()),
+        train_dataset=Texts(),
+        callbacks=list(callbacks),
+    )
+    made.log = lambda logs, *_: made.state.log_history.append(logs)  # not printed
+    return made

@@ -1,0 +1,260 @@
+"""The tables of README.md and docs/speed.md that show results/benchmark-*.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+NOT_MEASURED = "not measured"
+Table = list[list[str]]
+
+
+def read(results: Path, name: str) -> dict:
+    path = results / f"benchmark-{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def machine(machine: dict) -> str:
+    """One sentence about what the numbers were measured on."""
+    gpu = "no GPU" if machine["gpu"] == "none" else machine["gpu"]
+    threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
+    return f"Machine: {machine['cpu']}, {threads}, {gpu}, torch {machine['torch']}."
+
+
+def markdown(header: list[str], rows: Iterable[list[str]]) -> str:
+    def line(cells: list[str]) -> str:
+        return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+    return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
+
+
+def spread(value: dict[str, float], unit: str = "") -> str:
+    """Median, with the smallest and the largest."""
+    return f"{value['median']:g}{unit} ({value['min']:g} to {value['max']:g})"
+
+
+# --- README: a line or two for each benchmark ----------------------------------------------------
+
+
+def summary(results: Path) -> str:
+    """What `make benchmark` measured, shortly; what it has not yet is said to be so."""
+    rows: Table = []
+    machines = []
+    for name, rows_of in _SUMMARIES.items():
+        contents = read(results, name)
+        if contents:
+            rows += rows_of(contents)
+            machines.append(machine(contents["machine"]))
+        else:
+            rows.append([f"{name} (`benchmarks/{name}.py`)", NOT_MEASURED, "", ""])
+    rows.append(["everything on a GPU", NOT_MEASURED, "", ""])
+    notes = ["Medians (smallest to largest); grading: one run.", *dict.fromkeys(machines)]
+    table = markdown(["Measured", "Ours", "Compared with", "Ratio"], rows)
+    return f"{table}\n\n{' '.join(notes)}"
+
+
+_COMPARISONS = {"best": "same precision, both at their best", "defaults": "defaults of both"}
+
+
+def _training(contents: dict) -> Table:
+    return [
+        [
+            f"Training, {row['job']}; {_COMPARISONS[row['comparison']]}",
+            f"{row['seconds']['ours']['median']:g} s",
+            f"`transformers.Trainer` {row['seconds']['Trainer']['median']:g} s",
+            f"{spread(row['speed_ratio'])} times as fast",
+        ]
+        for row in contents["rows"]
+        if row["comparison"] in _COMPARISONS
+    ]
+
+
+def _time_to_accuracy(contents: dict) -> Table:
+    return [
+        [
+            f"Training to one point below the last accuracy, {row['job']}",
+            f"{row['seconds']['ours']['median']:g} s",
+            f"`{row['comparison'].replace(',', '`,', 1)} {row['seconds']['Trainer']['median']:g} s",
+            f"{spread(row['speed_ratio'])} times as fast",
+        ]
+        for row in contents["rows"]
+        if "comparison" in row
+    ]
+
+
+def _evaluation(contents: dict) -> Table:
+    ours, *others = contents["rows"]
+    best = min(others, key=lambda row: row["seconds"]["median"])
+    usual = [row for row in others if row["side"].endswith("batch 16") and row is not best]
+    return [
+        [
+            f"{ours['texts']} reviews to answers",
+            f"{ours['seconds']['median']:g} s",
+            f"`transformers.{row['side'].replace(',', '`,', 1)} {row['seconds']['median']:g} s",
+            f"{spread(row['times_ours'])} times as fast",
+        ]
+        for row in (best, *usual)
+    ]
+
+
+def _startup(contents: dict) -> Table:
+    return [[row["what"], f"{row['seconds']['median']:g} s", "", ""] for row in contents["rows"]]
+
+
+def _scaling(contents: dict) -> Table:
+    words = {"length": "sequence length", "batch": "batch size", "depth": "number of layers"}
+    return [
+        [f"Time of an update against {words[axis]}", f"power {found['measured']:.2f}",
+         f"theory {found['theory']:.2f}", ""]
+        for axis, found in contents["slopes"].items()
+    ]  # fmt: skip
+
+
+def _resume(contents: dict) -> Table:
+    answer = {True: "equal bit for bit", False: "different"}
+    return [
+        [f"MiniLM killed {row['kills']} times and resumed, {row['precision']}",
+         answer[row["equal_bit_for_bit"]], "the run left alone", ""]
+        for row in contents["rows"]
+    ]  # fmt: skip
+
+
+def _grading(contents: dict) -> Table:
+    *ours, stock = contents["rows"]
+    return [
+        [
+            f"Grading {row.get('submissions', 50)} submissions, `{row['side']}`",
+            f"{row['seconds']} s",
+            f"`{stock['side']}` {stock['seconds']} s",
+            f"{row['ratio']:.2f} of its time",
+        ]
+        for row in ours
+    ]
+
+
+_SUMMARIES: dict[str, Callable[[dict], Table]] = {
+    "training": _training,
+    "time_to_accuracy": _time_to_accuracy,
+    "evaluation": _evaluation,
+    "startup": _startup,
+    "scaling": _scaling,
+    "resume": _resume,
+    "grading": _grading,
+}
+
+
+# --- docs/speed.md: everything that a benchmark found --------------------------------------------
+
+
+def details(results: Path, name: str) -> str:
+    """The whole table of one benchmark, with command and machine."""
+    contents = read(results, name)
+    if not contents:
+        return f"Not measured yet: `python benchmarks/{name}.py`."
+    header, rows = _DETAILS[name](contents)
+    said = f"`{contents['command']}`. {machine(contents['machine'])}"
+    return f"{markdown(header, rows)}\n\n{said}"
+
+
+def _all_training(contents: dict) -> tuple[list[str], Table]:
+    header = ["Job", "Data", "Compared", "Precision", "Seconds, ours", "Seconds, Trainer",
+              "Times as fast", "Share of the ceiling, ours / Trainer", "Peak MB, ours / Trainer",
+              "Loss of the first and last 5 updates, ours / Trainer"]  # fmt: skip
+    rows = []
+    for row in contents["rows"]:
+        if row["comparison"] not in _COMPARISONS:
+            continue
+        share, losses = row["share_of_ceiling"], row["losses"]
+        memory = row.get("peak_memory_mb")
+        rows.append([
+            row["job"], row["data"], _COMPARISONS[row["comparison"]], row["precision"],
+            spread(row["seconds"]["ours"]), spread(row["seconds"]["Trainer"]),
+            spread(row["speed_ratio"]), f"{share['ours']:.2f} / {share['Trainer']:.2f}",
+            f"{memory['ours']:,} / {memory['Trainer']:,}" if memory else "",
+            " / ".join(", ".join(f"{v:.3f}" for v in losses[side]) for side in ("ours", "Trainer")),
+        ])  # fmt: skip
+    return header, rows
+
+
+def _all_accuracies(contents: dict) -> tuple[list[str], Table]:
+    header = ["Against", "Seed", "Target accuracy %", "Seconds, ours", "Seconds, Trainer"]
+    rows = [
+        [row["comparison"], str(one["seed"]), f"{100 * one['target']:.1f}", f"{one['ours']:g}",
+         f"{one['Trainer']:g}"]
+        for row in contents["rows"] if "comparison" in row for one in row["per_seed"]
+    ]  # fmt: skip
+    return header, rows
+
+
+def _all_evaluation(contents: dict) -> tuple[list[str], Table]:
+    header = ["Side", "Precision", "Seconds", "Times ours", "Right", "Same answers as ours"]
+    rows = [
+        [row["side"], row["precision"], spread(row["seconds"]), spread(row["times_ours"]),
+         f"{row['right']} of {row['texts']}", f"{row['same_answer_as_ours']} of {row['texts']}"]
+        for row in contents["rows"]
+    ]  # fmt: skip
+    return header, rows
+
+
+def _all_startup(contents: dict) -> tuple[list[str], Table]:
+    header = ["What", "Seconds", "It says"]
+    rows = [[row["what"], spread(row["seconds"]), row.get("said", "")] for row in contents["rows"]]
+    return header, rows
+
+
+def _all_scaling(contents: dict) -> tuple[list[str], Table]:
+    header = ["Varied", "Layers", "Batch", "Tokens a text", "Seconds an update", "Peak MB",
+              "10^9 operations", "Share of the ceiling"]  # fmt: skip
+    rows = [
+        [row["axis"], str(row["depth"]), str(row["batch"]), str(row["length"]),
+         spread(row["seconds"]), f"{row['peak_memory_mb']:,}", f"{row['operations'] / 1e9:,.0f}",
+         f"{row['share_of_ceiling']:.2f}"]
+        for row in contents["rows"]
+    ]  # fmt: skip
+    for axis, found in contents["slopes"].items():
+        said = f"power {found['measured']:.2f}, theory {found['theory']:.2f}"
+        rows.append([f"**{axis}**", "", "", "", said, "", "", ""])
+    return header, rows
+
+
+def _all_resumes(contents: dict) -> tuple[list[str], Table]:
+    header = ["Precision", "Updates", "Kills", "Newest checkpoint at each kill",
+              "Equal bit for bit"]  # fmt: skip
+    rows = [
+        [row["precision"], str(row["updates"]), str(row["kills"]),
+         ", ".join(map(str, row["resumed_from"])), "yes" if row["equal_bit_for_bit"] else "no"]
+        for row in contents["rows"]
+    ]  # fmt: skip
+    return header, rows
+
+
+def _all_choices(contents: dict) -> tuple[list[str], Table]:
+    header = ["Job", "Changed", "Seconds", "Times as long", "Mean loss", "Padding %", "Rounds"]
+    rows = [
+        [row["job"], row["change"], spread(row["seconds"]), spread(row["times_as_long"]),
+         f"{row['mean_loss']:.3f}", f"{100 * row['padding_waste']:.1f}", str(row["rounds"])]
+        for row in contents["rows"]
+    ]  # fmt: skip
+    return header, rows
+
+
+def _all_shares(contents: dict) -> tuple[list[str], Table]:
+    jobs = contents["rows"]
+    names = sorted({name for row in jobs for name in row["shares"]},
+                   key=lambda name: -max(row["shares"].get(name, 0) for row in jobs))  # fmt: skip
+    header = ["% of the processor's time", *(row["job"] for row in jobs)]
+    rows = [[name, *(f"{100 * row['shares'].get(name, 0):.1f}" for row in jobs)] for name in names]
+    return header, rows
+
+
+_DETAILS: dict[str, Callable[[dict], tuple[list[str], Table]]] = {
+    "training": _all_training,
+    "time_to_accuracy": _all_accuracies,
+    "evaluation": _all_evaluation,
+    "startup": _all_startup,
+    "scaling": _all_scaling,
+    "resume": _all_resumes,
+    "choices": _all_choices,
+    "profiling": _all_shares,
+}
