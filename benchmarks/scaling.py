@@ -39,13 +39,13 @@ def model_of(depth: int):
     return model
 
 
-def operations(depth: int, batch: int, length: int) -> float:
+def operations(depth: int, batch: int, length: int, width: int = WIDTH) -> float:
     """Of one update, forward and backward: products with weights, and attention.
 
     12 d^2 weights a layer; in the last one only keys and values (2 d^2) for every token.
     """
-    weights = (12 * (depth - 1) + 2) * WIDTH**2
-    return batch * length * (6 * weights + 12 * (depth - 1) * WIDTH * length)
+    weights = (12 * (depth - 1) + 2) * width**2
+    return batch * length * (6 * weights + 12 * (depth - 1) * width * length)
 
 
 def update_seconds(depth: int, batch: int, length: int, rounds: int) -> list[float]:

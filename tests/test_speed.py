@@ -125,7 +125,20 @@ def test_pages_say_what_was_measured(tmp_path):
     )
     assert "| Time of an update against sequence length | power 1.11 | theory 1.20 | |" in page
     assert "| resume (`benchmarks/resume.py`) | not measured | | |" in page
+    assert "| gpu (`benchmarks/gpu.py`) | not measured | | |" in page
     assert page.endswith("Machine: A CPU, 2 threads, no GPU, torch 2.13.0.")
+
+    side = {"part": "throughput", "shape": "MiniLM", "utilisation": 0.41}
+    rows = [
+        side | {"side": "ours", "tokens_per_second": 150_000},
+        side | {"side": "ours, torch.compile", "tokens_per_second": 300_000},
+        side | {"side": "Trainer", "tokens_per_second": 200_000},
+        {"part": "imdb", "seed": 0, "train_seconds": 95.2, "accuracy": 0.93},
+    ]
+    write(tmp_path, "gpu", rows)
+    page = speed.summary(tmp_path)
+    assert "300,000 tokens/s | `transformers.Trainer` 200,000 tokens/s | 1.50 times" in page
+    assert "| On a GPU, IMDB in full, seed 0 | 95.2 s, accuracy 93.0 % | | |" in page
 
     marks = "<!-- {0}:begin (sft-teach results) -->\n<!-- {0}:end -->\n"
     text = readme.with_benchmarks(marks.format("training") + marks.format("resume"), tmp_path)
