@@ -227,6 +227,27 @@ def test_late_penalties_are_nbgraders(course, fast):
     assert grades(course)["bob"]["score"] == "20.0"
 
 
+def test_the_guides_lines_for_canvas_join_the_grades(course, fast, monkeypatch):
+    """As docs/teaching.md prints them, on a file of Canvas's form: its second row is no student."""
+    roster = course / "students.csv"
+    roster.write_text("student,name,lms_id\nada,Ada L,0071\nbob,Bob R,72\nzoe,Zoe Z,73\n")
+    hand_in(course, "ada", answers())
+    hand_in(course, "bob", answers("cross_entropy"))
+    classroom.grade_class(NAME, course, roster=roster)
+    (course / "canvas.csv").write_text(
+        'Student,ID,SIS User ID,Section\n"    Points Possible",,,\n'
+        '"R, Bob",72,s2,A\n"L, Ada",0071,s1,A\n"Z, Zoe",73,s3,A\n"Q, Quit",74,s4,A\n'
+    )
+    guide = (ROOT / "docs" / "teaching.md").read_text("utf-8")
+    [lines] = [b for b in re.findall(r"```python\n(.*?)```", guide, re.S) if "canvas.csv" in b]
+    monkeypatch.chdir(course)
+    exec(compile(lines, "docs/teaching.md", "exec"), {})
+    with (course / "upload.csv").open(newline="", encoding="utf-8") as file:
+        scores = {row["Student"].strip(): row["score"] for row in csv.DictReader(file)}
+    assert scores == {"Points Possible": "", "R, Bob": "17.0", "L, Ada": "20.0",
+                      "Z, Zoe": "", "Q, Quit": ""}  # fmt: skip
+
+
 def test_the_roster_names_who_is_missing_and_admits_nobody_else(course, fast, tmp_path):
     roster = tmp_path / "roster.csv"
     roster.write_text("student,name,lms_id\nada,=1+1,\nzoe,Zoe,\n", encoding="utf-8")
