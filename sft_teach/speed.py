@@ -29,9 +29,9 @@ def markdown(header: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
 
 
-def spread(value: dict[str, float], unit: str = "") -> str:
+def spread(value: dict[str, float]) -> str:
     """Median, with the smallest and the largest."""
-    return f"{value['median']:g}{unit} ({value['min']:g} to {value['max']:g})"
+    return f"{value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})"
 
 
 # --- README: a line or two for each benchmark ----------------------------------------------------
@@ -60,8 +60,8 @@ def _training(contents: dict) -> Table:
     return [
         [
             f"Training, {row['job']}; {_COMPARISONS[row['comparison']]}",
-            f"{row['seconds']['ours']['median']:g} s",
-            f"`transformers.Trainer` {row['seconds']['Trainer']['median']:g} s",
+            f"{row['seconds']['ours']['median']:.3g} s",
+            f"`transformers.Trainer` {row['seconds']['Trainer']['median']:.3g} s",
             f"{spread(row['speed_ratio'])} times as fast",
         ]
         for row in contents["rows"]
@@ -73,8 +73,8 @@ def _time_to_accuracy(contents: dict) -> Table:
     return [
         [
             f"Training to one point below the last accuracy, {row['job']}",
-            f"{row['seconds']['ours']['median']:g} s",
-            f"`{row['comparison'].replace(',', '`,', 1)} {row['seconds']['Trainer']['median']:g} s",
+            f"{row['seconds']['ours']['median']:.3g} s",
+            f"`{row['comparison'].replace(',', '`,', 1)} {row['seconds']['Trainer']['median']:.3g} s",
             f"{spread(row['speed_ratio'])} times as fast",
         ]
         for row in contents["rows"]
@@ -89,8 +89,8 @@ def _evaluation(contents: dict) -> Table:
     return [
         [
             f"{ours['texts']} reviews to answers",
-            f"{ours['seconds']['median']:g} s",
-            f"`transformers.{row['side'].replace(',', '`,', 1)} {row['seconds']['median']:g} s",
+            f"{ours['seconds']['median']:.3g} s",
+            f"`transformers.{row['side'].replace(',', '`,', 1)} {row['seconds']['median']:.3g} s",
             f"{spread(row['times_ours'])} times as fast",
         ]
         for row in (best, *usual)
@@ -98,7 +98,7 @@ def _evaluation(contents: dict) -> Table:
 
 
 def _startup(contents: dict) -> Table:
-    return [[row["what"], f"{row['seconds']['median']:g} s", "", ""] for row in contents["rows"]]
+    return [[row["what"], f"{row['seconds']['median']:.3g} s", "", ""] for row in contents["rows"]]
 
 
 def _scaling(contents: dict) -> Table:
@@ -179,8 +179,25 @@ def details(results: Path, name: str) -> str:
     if not contents:
         return f"Not measured yet: `python benchmarks/{name}.py`."
     header, rows = _DETAILS[name](contents)
-    said = f"`{contents['command']}`. {machine(contents['machine'])}"
-    return f"{markdown(header, rows)}\n\n{said}"
+    said = [*_accuracies(contents["rows"]), f"`{contents['command']}`."]
+    said.append(machine(contents["machine"]))
+    return f"{markdown(header, rows)}\n\n{' '.join(said)}"
+
+
+def _accuracies(rows: list[dict]) -> list[str]:
+    """Does the faster side learn less? One sentence, where it was measured."""
+    found = [row for row in rows if row.get("comparison") == "accuracy"]
+    if not found:
+        return []
+    first = found[0]
+    sides = "; ".join(
+        f"{side} " + ", ".join(f"{100 * r['accuracy']:.1f}" for r in found if r["side"] == side)
+        for side in dict.fromkeys(row["side"] for row in found)
+    )
+    return [
+        f"Validation accuracy in % after {first['n_train']:,} texts of {first['data']}, seed by "
+        f"seed, on {first['n_validation']:,}: {sides}."
+    ]
 
 
 def _all_training(contents: dict) -> tuple[list[str], Table]:
