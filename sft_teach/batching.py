@@ -130,6 +130,17 @@ class LengthGroupedBatches:
     def __len__(self) -> int:
         return -(-len(self.input_ids) // self.batch_size)
 
+    def settings(self) -> dict:
+        """What decides the content and order of all batches; a checkpoint keeps it."""
+        return {
+            "examples": len(self.input_ids),
+            "tokens": sum(self.lengths),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+            "window": self.window,
+        }
+
     def batch_indices(self) -> list[list[int]]:
         """The example numbers of each batch of this epoch."""
         n, size = len(self.input_ids), self.batch_size

@@ -8,6 +8,9 @@ A checkpoint is a folder `step-00000120` with
     rng.safetensors                  states of the random number generators, one set per process
     state.json                       step, settings, history, scaler: all that is not a tensor
 
+The order of the batches and the learning rate follow from the step and the settings (the sampler's
+seed among them), so that these are the sampler's and the schedule's state.
+
 It is written under another name, forced to disk, and renamed at the end: a rename is the one change
 of a file system that happens completely or not at all. The previous one is removed only after that.
 """

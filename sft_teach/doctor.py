@@ -169,13 +169,32 @@ def chosen_source() -> list[Finding]:
     scale = Finding("Scale", f"{environment.scale()} (SFT_TEACH_SCALE=quick or full changes it)")
     findings = [scale, Finding("Source", f"{environment.source_name(source)} (SFT_TEACH_SOURCE)")]
     if isinstance(source, Path):
-        from sft_teach import data
+        findings += _directory(source)
+    return findings
 
-        there = {name: (source / card.hub_id).is_dir() for name, card in data.CARDS.items()}
-        absent = [name for name, here in there.items() if not here and name != "rt5"]
-        if absent:
-            advice = "Copy them there by hub id (README, Sources), or unset SFT_TEACH_SOURCE"
-            findings.append(Finding("Source", "lacks " + ", ".join(absent), NOTE, advice))
+
+def _directory(source: Path) -> list[Finding]:
+    """What a directory holds of the course's data sets, each by its checksums."""
+    from sft_teach import data
+
+    findings, absent = [], []
+    for name in data.OFFICIAL_SHA256:
+        if not (source / data.CARDS[name].hub_id).is_dir():
+            absent.append(name)
+            continue
+        try:
+            splits = data.load(name, source, show=False)
+        except SFTTeachError as error:
+            findings.append(Finding(f"Data: {name}", str(error), PROBLEM, "Copy it there again"))
+            continue
+        rows = {split: data.texts_and_labels(part) for split, part in splits.items()}
+        found = data.compared(name, rows)
+        official = found.startswith("verified")
+        state, advice = (OK, "") if official else (NOTE, "Copy the data set there again")
+        findings.append(Finding(f"Data: {name}", found, state, advice))
+    if absent:
+        advice = "Copy them there by hub id (README, Switches), or unset SFT_TEACH_SOURCE"
+        findings.append(Finding("Source", "lacks " + ", ".join(absent), NOTE, advice))
     return findings
 
 

@@ -114,6 +114,11 @@ def source_name(source: str | Path) -> str:
         return f"directory {source}"
 
 
+def kind(source: str | Path) -> str:
+    """Return "packaged", "hub" or "directory": what a row of results says of its source."""
+    return source if isinstance(source, str) else "directory"
+
+
 def results_dir() -> Path:
     """Return the folder of the full-scale results."""
     return repository_root() / "results"

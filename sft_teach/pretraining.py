@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -217,6 +216,17 @@ class PackedBatches:
         self.blocks, self.objective, self.tokenizer = blocks, objective, tokenizer
         self.batch_size, self.p, self.shuffle, self.seed = batch_size, p, shuffle, seed
         self.epoch = 0
+
+    def settings(self) -> dict:
+        """What decides the content and order of all batches; a checkpoint keeps it."""
+        return {
+            "blocks": list(self.blocks.shape),
+            "objective": self.objective,
+            "batch_size": self.batch_size,
+            "p": self.p,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+        }
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order (and the masks) of the next pass."""
@@ -463,37 +473,39 @@ def choose_learning_rate(starts: StartingPoints, setting: str, labels: int, spli
 
 
 def pretraining_rows(
+    splits: Mapping,
+    texts: Sequence[str],
     seeds: Sequence[int] = (0, 1, 2),
     *,
     done: Collection[tuple[str, int, int]] = (),
     cache: str | Path,
-    source: str | Path | None = None,
     updates: int | None = None,
 ) -> Iterator[dict]:
-    """Accuracy on Rotten Tomatoes' whole test split from three starting points, row by row.
+    """Accuracy on a whole test split from three starting points, row by row.
 
     A seed decides which sentences are labelled, their order, dropout and every new weight. The own
-    pretraining is one run on the unlabelled training texts of IMDB and Rotten Tomatoes; nothing of
-    validation or test is in them. TF-IDF with logistic regression learns from the same sentences.
+    pretraining is one run on unlabelled texts. TF-IDF with logistic regression learns from the same
+    sentences as the models.
 
     Args:
+        splits: labelled data with train, validation and test; sizes of `LABELS` that train does
+            not reach are left out.
+        texts: what is pretrained on; nothing of validation or test may be in it.
         seeds: one row for each of them, setting and number of labels.
         done: (setting, labels, seed) of rows that are there already.
         cache: folder that keeps the pretraining and the chosen learning rates.
-        source: of the data, as in `data.load`.
         updates: of the pretraining, for trying out.
 
     Yields:
         dicts with setting, labels, seed, accuracy, interval (95 %, bootstrap over test sentences),
-        n_test, seconds (wall time of fine-tuning and testing) and how they were made.
+        n_test, seconds (of fine-tuning and testing, as `experiments.stop_watch` counts them) and
+        how they were made.
     """
-    from sft_teach import data
-
     cache = Path(cache)
-    splits = data.load("rotten_tomatoes", source, show=False)
-    texts = [*data.load("imdb", source, show=False)["train"]["text"], *splits["train"]["text"]]
     starts = StartingPoints(texts, cache, updates)
     for labels in LABELS:
+        if labels > len(splits["train"]):
+            continue
         for setting in ("TF-IDF", *STARTS):
             todo = [seed for seed in seeds if (setting, labels, seed) not in done]
             for seed in todo:
@@ -501,12 +513,13 @@ def pretraining_rows(
 
 
 def _row(starts: StartingPoints, setting: str, labels: int, seed: int, splits, cache: Path) -> dict:
-    from sft_teach import data, evaluation
+    from sft_teach import data, evaluation, training
+    from sft_teach.experiments import stop_watch
 
     train, test = data.subset(splits["train"], labels, seed), splits["test"]
     row = {"setting": setting, "labels": labels, "seed": seed, "n_train": labels}
     if setting == "TF-IDF":
-        started = time.perf_counter()
+        seconds = stop_watch()
         model = evaluation.tfidf_baseline(seed).fit(*data.texts_and_labels(train))
         texts, truth = data.texts_and_labels(test)
         predictions = evaluation.Predictions.from_probabilities(model.predict_proba(texts), truth)
@@ -515,12 +528,16 @@ def _row(starts: StartingPoints, setting: str, labels: int, seed: int, splits, c
             cache / f"rate-{setting.replace(' ', '-')}-{labels}.json",
             lambda: choose_learning_rate(starts, setting, labels, splits),
         )
-        started = time.perf_counter()
+        seconds = stop_watch()
         model, tokenizer = starts.get(setting, seed)
         rate, updates = chosen["chosen"], UPDATES[labels]
         predictions = finetuned(model, tokenizer, train, test, rate, updates, seed)
         row |= {"learning_rate": rate, "updates": updates, "batch_size": 16, "selection": chosen}
-    row |= {"seconds": round(time.perf_counter() - started, 1)}
+        row |= {
+            "precision": str(training.choose_precision()).removeprefix("torch."),
+            "device": training.choose_device().type,
+        }
+    row |= {"seconds": round(seconds(), 1)}
     low, high = evaluation.accuracy_interval(predictions.correct)
     row |= {
         "n_test": len(predictions),

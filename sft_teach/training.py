@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -58,7 +59,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     class_weights: list[float] | None = None
     eval_every: int | None = None  # None: at the end of each epoch
-    keep_best: str | None = None  # "loss", "accuracy" or another evaluated metric
+    keep_best: str | None = None  # an evaluated metric; "-mae": lower is better ("loss" needs no -)
     patience: int | None = None
     log_every: int = 10
     checkpoint_every: int | None = None  # None: whenever the model is evaluated
@@ -233,7 +234,23 @@ def label_weight(labels: Tensor, class_weights: Tensor | None = None) -> float:
     counted = labels[labels != IGNORED]
     if class_weights is None:
         return float(counted.numel())
+    require_classes(counted, len(class_weights))
     return float(class_weights.to(counted.device)[counted].double().sum())
+
+
+def require_classes(labels: Tensor, classes: int) -> None:
+    """Raise DataError where a label is neither -100 nor one of 0..classes-1.
+
+    Looks at labels in the CPU's memory only: asking a GPU would make every update wait.
+    """
+    if labels.device.type != "cpu":
+        return
+    wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
+    if wrong.numel():
+        raise DataError(
+            f"Label {wrong[0].item()} is outside the model's {classes} classes. Labels count from "
+            "0; num_labels must be the largest label plus 1, and class_weights as many."
+        )
 
 
 def shard(batch: Batch, rank: int, world: int) -> Batch:
@@ -277,9 +294,10 @@ def evaluate(
     model.eval()
     loss, right, count, kept = 0.0, 0, 0, []
     for batch in batches:
-        batch = to_device(batch, device)
+        on_cpu, batch = batch["labels"], to_device(batch, device)
         with autocast(device, dtype):
             logits = forward(model, batch)
+        require_classes(on_cpu, logits.shape[-1])
         labels = batch["labels"]
         loss += cross_entropy_sum(logits, labels).item()
         right += ((logits.argmax(-1) == labels) & (labels != IGNORED)).sum().item()
@@ -316,8 +334,9 @@ def fit(
         model: an nn.Module called as `model(**batch without labels)`; its output has `logits`, or
             is the logits, of shape (..., C).
         batches: a sized iterable of dicts of tensors with `labels` (...). If it has `set_epoch`,
-            that is called before each pass. Under `torchrun` every process gets the same batches
-            and takes its own rows of each.
+            that is called before each pass; what its `settings()` returns, if it has that, stands
+            in checkpoints, and resuming with others is refused. Under `torchrun` every process gets
+            the same batches and takes its own rows of each.
         config: see `TrainingConfig`.
         validation: batches to evaluate on (see `evaluate`), or None.
         metrics: `metrics(logits, labels) -> dict` of further numbers for the evaluations.
@@ -330,7 +349,7 @@ def fit(
         progress: a bar with loss and tokens per second.
 
     Raises:
-        TrainingDiverged: the loss is no longer finite.
+        TrainingDiverged: the loss or the gradient is no longer finite.
         OutOfMemory: with the settings to lower.
         CheckpointError: a checkpoint cannot be written, is damaged, or belongs to another run.
         DataError: labels that the model has no class for.
@@ -456,6 +475,7 @@ class _Run:
             with contextlib.nullcontext() if alone else self.wrapped.no_sync():
                 with autocast(self.device, self.dtype):
                     logits = forward(self.wrapped, part)
+                self.require_classes(batch["labels"], logits.shape[-1])
                 loss = cross_entropy_sum(
                     logits, part["labels"], self.class_weights, self.config.label_smoothing
                 )
@@ -465,8 +485,20 @@ class _Run:
             dist.all_reduce(total)
         return total
 
+    def require_classes(self, labels: Tensor, classes: int) -> None:
+        weights = self.class_weights
+        if weights is not None and len(weights) != classes:
+            raise DataError(
+                f"class_weights has {len(weights)} entries, the model {classes} classes: give one "
+                "weight for each class, in label order."
+            )
+        require_classes(labels, classes)
+
     def flush(self) -> None:
         """Fetch the pending losses from the device, note them, and stop if one is not finite.
+
+        So too if the gradient's norm is not: its step has made the weights NaN. Only a GradScaler
+        leaves such a step out, and lowers its scale instead.
 
         Asking a GPU for a number makes the CPU wait until it is there. So losses stay on the device
         until there are `log_every` of them.
@@ -477,7 +509,8 @@ class _Run:
         for record, loss, norm in self.pending:
             record |= {"loss": loss.item(), "grad_norm": norm.item()}
             record["seconds"] = self.history.seconds
-            if not math.isfinite(record["loss"]):
+            broken = not (math.isfinite(record["grad_norm"]) or self.scaler.is_enabled())
+            if broken or not math.isfinite(record["loss"]):
                 raise TrainingDiverged(_diverged(record, self.dtype))
             self.history.steps.append(record)
             if self.on_log and (
@@ -497,13 +530,14 @@ class _Run:
         values = evaluate(self.wrapped, self.validation, self.device, self.dtype, self.metrics)
         record = {"step": self.step, "epoch": self.history.steps[-1]["epoch"], **values}
         self.history.evaluations.append(record)
-        watched = self.config.keep_best or "loss"
+        watched = (self.config.keep_best or "loss").removeprefix("-")
         if watched not in values:
             raise DataError(
                 f"keep_best={watched!r}: the evaluation has only {', '.join(values)}. "
                 "Choose one of these, or return it from metrics(logits, labels)."
             )
-        sign = 1 if watched == "loss" else -1
+        lower = watched in _LOWER_IS_BETTER or self.config.keep_best == f"-{watched}"
+        sign = 1 if lower else -1
         best = self.history.best
         if best is None or sign * values[watched] < sign * best[watched]:
             self.history.best, self.bad_evaluations = record, 0
@@ -542,6 +576,7 @@ class _Run:
                 "total": self.total,
                 "updates_per_epoch": self.updates_per_epoch,
                 "world": self.world,
+                "batches": _settings(self.batches),
                 "config": dataclasses.asdict(self.config),
                 "history": self.history.to_dict(),
                 "bad_evaluations": self.bad_evaluations,
@@ -563,6 +598,9 @@ class _Run:
         checkpoint.set_rng_state(rng[self.rank], self.device)
 
 
+# Metrics that need no "-" in keep_best.
+_LOWER_IS_BETTER = {"loss", "mae", "mse", "rmse", "ece", "brier", "perplexity"}
+
 # --- helpers of the loop ------------------------------------------------------------------------
 
 
@@ -570,6 +608,11 @@ def _groups_of(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     iterator = iter(batches)
     while group := list(itertools.islice(iterator, size)):
         yield group
+
+
+def _settings(batches: Iterable[Batch]) -> dict:
+    """What decides which batches come in which order, as far as they say it themselves."""
+    return batches.settings() if hasattr(batches, "settings") else {}
 
 
 def _count_tokens(batch: Batch) -> int:
@@ -608,33 +651,34 @@ def _diverged(record: dict, dtype: torch.dtype) -> str:
     if dtype == torch.float16:
         remedy += ', or use precision="bfloat16" or "float32": float16 overflows beyond 65,504'
     return (
-        f"The loss is {record['loss']} at update {record['step']} "
-        f"(learning rate {record['learning_rate']:.2e}). {remedy}. Labels and inputs that hold NaN "
-        'do this too. See "What would break" in notebook 04.'
+        f"The loss is {record['loss']}, the gradient's norm {record['grad_norm']} at update "
+        f"{record['step']} (learning rate {record['learning_rate']:.2e}). {remedy}. Labels and "
+        'inputs that hold NaN do this too. See "What would break" in notebook 04.'
     )
 
 
 @contextlib.contextmanager
 def _explained_errors(run: _Run):
-    """Turn the two failures that learners meet most into one message each."""
+    """Say what to lower when the memory is full: PyTorch's own message names its allocator."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         text = str(error)
-        if not isinstance(error, RuntimeError) or "memory" in text.lower():
+        full = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
+        if full or _OUT_OF_MEMORY.search(text):
             raise OutOfMemory(
                 f"Out of memory at update {run.step + 1} on {run.device}. Lower batch_size and "
                 "raise accumulation_steps by the same factor (the same updates with less memory), "
                 f"or lower max_length. Reported: {text.splitlines()[0] if text else 'MemoryError'}"
             ) from error
         raise
-    except IndexError as error:
-        if "out of bounds" in str(error) and "arget" in str(error):
-            raise DataError(
-                f"{error}: a label is outside the model's classes. Labels count from 0; "
-                "num_labels must be the largest label plus 1."
-            ) from error
-        raise
+
+
+# What allocators say; "an illegal memory access" is another matter.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|not enough memory|bad_alloc|(can.?t|cannot|unable to|could not) .*alloc",
+    re.IGNORECASE,
+)
 
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
@@ -645,12 +689,23 @@ def _same_run(folder: Path, state: dict, run: _Run) -> None:
     """Raise CheckpointError where continuing would silently be another run."""
     now = json.loads(json.dumps(dataclasses.asdict(run.config)))
     then = state["config"]
-    changed = [k for k in now if now[k] != then.get(k) and k not in _FREE_TO_CHANGE]
+    changed = [
+        f"{k} {then.get(k)} -> {now[k]}"
+        for k in now
+        if now[k] != then.get(k) and k not in _FREE_TO_CHANGE
+    ]
+    order = json.loads(json.dumps(_settings(run.batches)))
+    then = state.get("batches") or order
+    order = order or then  # batches that say nothing of themselves cannot be compared
+    changed += [
+        f"batches' {k} {then.get(k)} -> {order.get(k)}"
+        for k in order.keys() | then.keys()
+        if order.get(k) != then.get(k)
+    ]
     if changed:
-        listed = ", ".join(f"{k} {then.get(k)} -> {now[k]}" for k in changed)
         raise CheckpointError(
-            f"{folder} was written with other settings ({listed}). Resuming continues the same "
-            "run: use the same settings, or start a new run from the saved weights."
+            f"{folder} was written with other settings ({', '.join(sorted(changed))}). Resuming "
+            "continues the same run: use the same ones, or start a new run from the saved weights."
         )
     for name in ("total", "updates_per_epoch", "world"):
         mine = getattr(run, name)

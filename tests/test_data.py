@@ -272,6 +272,19 @@ def test_a_directory_gives_official_splits_with_the_same_names(mirror, monkeypat
     assert err == ""  # no progress bar, no warning
 
 
+def test_rows_of_a_directory_are_compared_with_the_official_ones(tmp_path, capsys):
+    texts, labels = data._packaged_rows("rotten_tomatoes")  # the official training split, by PyPI
+    rows = [{"text": t, "label": n} for t, n in zip(texts, labels, strict=True)]
+    file = tmp_path / "cornell-movie-review-data/rotten_tomatoes/train.jsonl.gz"
+    write_jsonl(file, rows)
+    data.load("rotten_tomatoes", tmp_path)
+    assert "checksum  verified, the official rows" in capsys.readouterr().out
+    rows[4711]["label"] ^= 1
+    write_jsonl(file, rows)
+    data.load("rotten_tomatoes", tmp_path)
+    assert "NOT the official rows (train)" in capsys.readouterr().out
+
+
 def test_a_directory_is_never_written_to_and_stays_out_of_the_hubs_cache(mirror, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in mirror.rglob("*")}
     data.load("sst5", mirror, show=False)

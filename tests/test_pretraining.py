@@ -283,16 +283,12 @@ def small(monkeypatch):
     """The experiment in miniature, without MiniLM and without the real data."""
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-    from sft_teach import data
-
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = {
         "text": [f"{text} {i}" for i, text in enumerate(TEXTS)],
         "label": [0, 1] * (len(TEXTS) // 2),
     }
     part = Dataset.from_dict(rows, features=features)
-    splits = DatasetDict({"train": part, "validation": part, "test": part})
-    monkeypatch.setattr(data, "load", lambda *args, **options: splits)
     monkeypatch.setattr(
         pretraining, "OWN", {"hidden_size": 16, "layers": 1, "heads": 2, "max_length": 16}
     )
@@ -301,10 +297,11 @@ def small(monkeypatch):
     monkeypatch.setattr(pretraining, "LABELS", (12,))
     monkeypatch.setattr(pretraining, "UPDATES", {12: 2})
     monkeypatch.setattr(pretraining, "STARTS", {"random": (1e-3, 1e-2), "own pretraining": (1e-3,)})
+    return DatasetDict({"train": part, "validation": part, "test": part})
 
 
 def test_the_comparison_resumes_by_row_and_pretrains_once(small, tmp_path):
-    rows = list(pretraining.pretraining_rows((0, 1), cache=tmp_path))
+    rows = list(pretraining.pretraining_rows(small, TEXTS, (0, 1), cache=tmp_path))
     keys = [(row["setting"], row["labels"], row["seed"]) for row in rows]
     assert keys == [
         (s, 12, seed) for s in ("TF-IDF", "random", "own pretraining") for seed in (0, 1)
@@ -313,12 +310,15 @@ def test_the_comparison_resumes_by_row_and_pretrains_once(small, tmp_path):
         assert row["interval"][0] <= row["accuracy"] <= row["interval"][1]
         assert row["n_test"] == len(TEXTS) and row["seconds"] >= 0
     assert rows[2]["learning_rate"] in (1e-3, 1e-2)
+    assert rows[2]["precision"] in ("float32", "bfloat16", "float16") and rows[2]["device"]
     about = rows[4]["pretraining"]  # one pass; the first token of a block is nobody's label
     assert about["tokens_seen"] == about["tokens"] * 15 // 16 > 0
     assert about["loss_unigram"] < about["loss_uniform"] == round(math.log(100), 4)
 
     stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
-    again = list(pretraining.pretraining_rows((0, 1), cache=tmp_path, done=set(keys[:5])))
+    again = list(
+        pretraining.pretraining_rows(small, TEXTS, (0, 1), cache=tmp_path, done=set(keys[:5]))
+    )
     assert [(row["setting"], row["seed"]) for row in again] == [("own pretraining", 1)]
     assert again[0]["accuracy"] == rows[5]["accuracy"]
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp

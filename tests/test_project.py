@@ -115,11 +115,16 @@ def test_commands_in_the_documents_exist(repository, name):
     assert called and called <= commands, called - commands
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "LICENSE-texts.md"])
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "LICENSE-texts.md"]
+DOCUMENTS += [f"docs/{name}.md" for name in ("exercises", "speed", "teaching")]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_in_the_documents_lead_somewhere(repository, name):
-    text = read(repository, name)
-    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
-    missing = [link for link in links if not (repository / link).exists()]
+    folder = (repository / name).parent
+    assert set(DOCUMENTS) >= {f"docs/{path.name}" for path in repository.glob("docs/*.md")}
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", read(repository, name))
+    missing = [link for link in links if not (folder / link).exists()]
     assert not missing
 
 
@@ -143,7 +148,8 @@ def test_readme_numbers_follow_the_results(tmp_path):
     row = (
         '{"data": "sst5", "setting": "MiniLM", "seed": %d, "n_train": 8544, "n_test": 2210, '
         '"accuracy": %s, "interval": [0.4, 0.6], "macro_f1": 0.48, "train_seconds": 400, '
-        '"precision": "bfloat16"}'
+        '"precision": "bfloat16", "epochs": 3, "max_length": 128, "learning_rate": 0.0001, '
+        '"validation": [0.5]}'
     )
     rows = ", ".join([row % (0, "0.5"), row % (1, "0.51"), row % (2, "0.52")])
     contents = f'{{"machine": {machine}, "rows": [{rows}]}}'
@@ -160,13 +166,22 @@ def test_readme_numbers_follow_the_results(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "| [00](notebooks/00_welcome.ipynb) | first | 1.5 |" in text
     # By hand: mean 51, sd 1, t(0.975, 2) = 4.303, half width 4.303 / sqrt(3) = 2.48
-    assert "| 8,544 / 2,210 | 3 | **51.0** [48.5, 53.5] | 48.0 | 400 | bfloat16 |" in text
+    how = "3 epochs, first 128 tokens, rate 0.0001 chosen on validation data"
+    assert f"| 8,544 / 2,210 | {how} | 3 | **51.0** [48.5, 53.5] | 48.0 | 400 | bfloat16 |" in text
     assert "A CPU, 2 threads, no GPU" in text and "old" not in text
     assert (
-        "| Grading 50 submissions, `ours` | 90.0 s | `stock` 250.0 s | 0.36 of its time |" in text
+        "| Grading 50 submissions, `ours` | 90.0 s | `stock` 250.0 s | 2.78 times as fast |" in text
     )
     assert "| training (`benchmarks/training.py`) | not measured | | |" in text
     assert not readme.refresh(tmp_path), "a second time changes nothing"
+
+
+def test_the_recorded_notebooks_fit_into_a_lesson(repository):
+    rows = json.loads(read(repository, "results/notebook_seconds.json"))["rows"]
+    names = sorted(path.stem for path in repository.glob("notebooks/*.ipynb"))
+    assert sorted(row["notebook"] for row in rows) == names
+    assert max(row["seconds"] for row in rows) <= 120
+    assert sum(row["seconds"] for row in rows) <= 600
 
 
 def test_importing_the_package_is_light():

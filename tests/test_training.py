@@ -217,6 +217,17 @@ def test_unknown_metric_is_refused_with_the_known_ones():
         run(tiny(), batches(8), quick(keep_best="f1"), validation=batches(8))
 
 
+@pytest.mark.parametrize("watched, lowest", [("mae", True), ("-cost", True), ("cost", False)])
+def test_best_is_lowest_for_errors_and_highest_for_scores(watched, lowest):
+    given = iter([0.7, 0.4, 0.2, 0.5])
+    name = watched.removeprefix("-")
+    history = run(
+        tiny(), batches(8), quick(epochs=4, keep_best=watched), validation=batches(8),
+        metrics=lambda logits, labels: {name: next(given)},
+    )  # fmt: skip
+    assert history.best[name] == (0.2 if lowest else 0.7)
+
+
 def test_fit_leaves_the_callers_random_numbers_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -258,6 +269,54 @@ def test_a_label_outside_the_classes_is_explained():
     labels[5] = 7
     with pytest.raises(DataError, match="num_labels must be the largest label plus 1"):
         run(tiny(), LengthGroupedBatches(ids, labels), quick())
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_outside_the_class_weights_or_the_validation_is_explained_too(label):
+    ids, labels = examples(16)
+    labels[5] = label
+    wrong = LengthGroupedBatches(ids, labels)
+    with pytest.raises(DataError, match=f"Label {label} is outside the model's 3 classes"):
+        run(tiny(), wrong, quick(class_weights=[1.0, 2.0, 3.0]))
+    with pytest.raises(DataError, match=f"Label {label} is outside the model's 3 classes"):
+        run(tiny(), batches(16), quick(), validation=wrong)
+
+
+def test_class_weights_must_be_as_many_as_classes():
+    with pytest.raises(DataError, match="class_weights has 4 entries, the model 3 classes"):
+        run(tiny(), batches(16), quick(class_weights=[1.0] * 4))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_infinite_gradient_stops_unless_a_scaler_leaves_its_step_out(precision):
+    model, steps = tiny(), []
+
+    def spoil_the_last(record):  # its loss is finite, and nothing comes after it
+        steps.append(record["step"])
+        if record["step"] == 9:
+            model.classifier.bias.register_hook(lambda gradient: gradient * float("inf"))
+
+    config = quick(log_every=1, precision=precision)
+    if precision == "float16":
+        run(model, batches(), config, on_log=spoil_the_last)
+        assert steps == list(range(1, 11))
+        assert all(p.isfinite().all() for p in model.parameters())
+    else:
+        with pytest.raises(TrainingDiverged, match="gradient's norm (inf|nan) at update 10"):
+            run(model, batches(), config, on_log=spoil_the_last)
+
+
+def test_other_trouble_with_memory_is_not_called_out_of_memory():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, **batch):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run(Broken(), batches(8), quick())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits memory on Linux only")
@@ -362,8 +421,13 @@ def test_other_settings_or_data_are_refused(tmp_path):
     _, folder = saved(tmp_path)
     with pytest.raises(CheckpointError, match=r"learning_rate 0.003 -> 0.001"):
         run(tiny(), batches(), quick(learning_rate=1e-3), resume_from=folder)
-    with pytest.raises(CheckpointError, match="same data, batch size"):
+    with pytest.raises(CheckpointError, match=r"batches' examples 75 -> 40, .*tokens"):
         run(tiny(), batches(40), quick(), resume_from=folder)
+    with pytest.raises(CheckpointError, match=r"batches' seed 0 -> 1"):
+        run(tiny(), batches(seed=1), quick(), resume_from=folder)
+    plain = list(batches(40))  # says nothing of itself, but has another length
+    with pytest.raises(CheckpointError, match="same data, batch size"):
+        run(tiny(), plain, quick(), resume_from=folder)
 
 
 def test_a_used_folder_is_not_overwritten_without_asking(tmp_path):
