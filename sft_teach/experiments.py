@@ -134,6 +134,22 @@ def machine() -> dict[str, str | int]:
     }
 
 
+def measured_on(rows: list[Row]) -> str:
+    """One line per kind of machine and precision: what a table's seconds were measured on."""
+    lines = {}
+    for row in rows:
+        at = row["machine"]
+        threads = f"{at['threads']} thread" + "s" * (at["threads"] != 1)
+        kind = "processor time per thread" if at["gpu"] == "none" else "wall time"
+        gpu = "no GPU" if at["gpu"] == "none" else at["gpu"]
+        where = f"seconds are {kind} on {at['cpu']}, {threads}, {gpu}, torch {at['torch']}"
+        what = f"{row.get('setting', row.get('data', ''))}, seed {row['seed']}"
+        lines.setdefault(where, []).append(what)
+    if len(lines) == 1:
+        return "".join(lines)
+    return "\n".join(f"{where} ({'; '.join(what)})" for where, what in lines.items())
+
+
 def scores(predictions) -> Row:
     """The numbers of one row: accuracy with its interval, and the rest of the report."""
     from sft_teach import evaluation

@@ -558,7 +558,10 @@ def _remembered(path: Path, make) -> dict:
 
 
 def payoff_table(rows: Sequence[Mapping]) -> list[dict]:
-    """Mean accuracy over seeds and its 95 % t interval, per setting and number of labels."""
+    """Mean accuracy over seeds and its 95 % t interval, per setting and number of labels.
+
+    Seconds (of fine-tuning and testing) are means over seeds as well.
+    """
     from sft_teach import evaluation
 
     found: dict[tuple[str, int], list[Mapping]] = {}
@@ -575,6 +578,8 @@ def payoff_table(rows: Sequence[Mapping]) -> list[dict]:
                 "accuracy": mean,
                 "interval": (low, high),
                 "test sentences": group[0]["n_test"],
+                "seconds": round(sum(row["seconds"] for row in group) / len(group)),
+                "precision": group[0].get("precision", ""),
             }
         )
     return table

@@ -337,10 +337,13 @@ def test_random_and_own_pretraining_differ_in_weights_only(small, tmp_path):
 
 
 def test_the_table_averages_over_seeds():
-    row = {"setting": "random", "labels": 50, "n_test": 10}
-    rows = [row | {"seed": s, "accuracy": a} for s, a in enumerate((0.5, 0.6, 0.7))]
+    row = {"setting": "random", "labels": 50, "n_test": 10, "precision": "float32"}
+    rows = [
+        row | {"seed": s, "accuracy": a, "seconds": 10.0 * s} for s, a in enumerate((0.5, 0.6, 0.7))
+    ]
     [line] = pretraining.payoff_table(rows)
     half = 4.30265 * 0.1 / math.sqrt(3)  # Student's t with 2 degrees of freedom
     assert line["accuracy"] == pytest.approx(0.6) and line["seeds"] == 3
     assert line["interval"] == pytest.approx((0.6 - half, 0.6 + half), abs=1e-4)
+    assert (line["seconds"], line["precision"]) == (10, "float32")
     assert pretraining.payoff_table([]) == []
