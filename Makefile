@@ -58,6 +58,9 @@ benchmark: $(READY)
 	for name in grading startup evaluation training scaling choices profiling resume \
 		time_to_accuracy; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
+	if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+		for part in throughput imdb float16; do \
+			$(BIN)/python benchmarks/gpu.py $$part || exit 1; done; fi
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache

@@ -1,10 +1,12 @@
 """What each choice of the loop is worth: the same training with one thing changed, taking turns.
 
-    python benchmarks/choices.py                     # about 15 minutes on two cores
+    python benchmarks/choices.py                     # about 35 minutes on two cores
 
-Above 1.0 the choice pays: the run without it takes so many times as long. Some changes are no
-alternative but a bound: without any dropout, say, one sees what faster random numbers could give.
-Warm-up (compiling too) is excluded, inputs and seeds are the same.
+Above 1.0 the choice pays: the run without it takes so many times as long for a real token. Some
+changes are no alternative but a bound: without any dropout, say, one sees what faster random
+numbers could give. "Nothing, once more" shows how far chance goes. A first round is left out; later
+ones have other seeds, the same for all, and another order. Kernels of torch.compile come from the
+first round; each model is still traced anew, as each `fit` does.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import argparse
 import contextlib
 import copy
 import json
+import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -33,6 +36,17 @@ class RandomBatches(LengthGroupedBatches):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options, window=1)
+
+
+class PreparedBatches(LengthGroupedBatches):
+    """All tensors made beforehand, which takes memory for a whole epoch of them."""
+
+    def __iter__(self):
+        if not hasattr(self, "prepared"):
+            self.prepared = {}
+        if self.seed not in self.prepared:
+            self.prepared[self.seed] = list(super().__iter__())
+        return iter(self.prepared[self.seed])
 
 
 @dataclass
@@ -75,10 +89,12 @@ def native_bfloat16() -> bool:
     return training.choose_precision() == torch.bfloat16
 
 
+UPDATES = (10, 5, 4)  # of each job
 AS_IT_IS = Change("as it is")
 CHANGES = [
     Change("nothing, once more (how far chance goes)"),
     Change("batches in random order, padded to their longest", batches=RandomBatches),
+    Change("tensors of all batches made beforehand (a bound)", batches=PreparedBatches),
     Change("attention dropout 0.1, as published (no fused attention)",
            encoder={"attention_dropout": 0.1}),
     Change("last layer for all tokens", encoder={"all_tokens": True}),
@@ -97,6 +113,13 @@ CHANGES = [
 ]  # fmt: skip
 
 
+def padding(batches: LengthGroupedBatches, updates: int) -> float:
+    """Share of the positions of the first batches that hold no token."""
+    used = [[batches.lengths[i] for i in batch] for batch in batches.batch_indices()[:updates]]
+    computed = sum(len(lengths) * max(lengths) for lengths in used)
+    return 1 - sum(map(sum, used)) / computed
+
+
 class Side:
     """A change with its own copy of model and batches, ready to be timed again and again."""
 
@@ -107,10 +130,16 @@ class Side:
             change.model(self.start)
         self.batches = change.batches(ids, labels, job.batch_size)
         self.seconds: list[float] = []
-        self.loss = float("nan")
+        self.per_token: list[float] = []
+        self.padding: list[float] = []
+        self.losses: list[float] = []
 
-    def run(self, count: bool) -> None:
-        config = training.TrainingConfig(max_steps=self.job.updates, epochs=9, **self.change.config)
+    def run(self, seed: int) -> None:
+        """Seed 0 warms up: it is not counted."""
+        options = {"max_steps": self.job.updates, "epochs": 99, "seed": seed}
+        config = training.TrainingConfig(**options, **self.change.config)
+        self.batches.seed = seed
+        next(iter(self.batches))  # what is prepared beforehand is prepared now
         model, threads = copy.deepcopy(self.start), torch.get_num_threads()
         torch.set_num_threads(self.change.threads or threads)
         with self.change.patch():
@@ -118,39 +147,41 @@ class Side:
             history = training.fit(model, self.batches, config, progress=False)
             seconds = time.perf_counter() - started
         torch.set_num_threads(threads)
-        self.loss = sum(step["loss"] for step in history.steps) / len(history.steps)
-        if count:
+        if seed:
             self.seconds.append(seconds)
+            self.per_token.append(seconds / history.tokens)
+            self.padding.append(padding(self.batches, self.job.updates))
+            self.losses += [step["loss"] for step in history.steps]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--jobs", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", help="changes whose name holds this text")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     rows = []
     for number in options.jobs:
-        whole = common.JOBS[number]
-        job = common.Job(whole.name, whole.data, whole.max_length, whole.batch_size,
-                         (whole.updates + 2) // 3)  # fmt: skip
-        ids, labels, names = common.ids_of(job, job.n)
+        job = replace(common.JOBS[number], updates=UPDATES[number])
+        ids, labels, names = common.ids_of(job)
         changes = [c for c in CHANGES if not options.only or options.only in c.name]
+        if number != options.jobs[0]:
+            changes = [c for c in changes if not c.once]
         sides = [Side(change, job, ids, labels, names) for change in (AS_IT_IS, *changes)]
-        sides = [side for side in sides if number == options.jobs[0] or not side.change.once]
         for round_number in range(options.rounds + 1):
             first = round_number % len(sides)  # nobody always comes after the same one
             for side in sides[first:] + sides[:first]:
                 if not side.change.once or round_number == 1:
-                    side.run(count=round_number > 0)  # the first one warms up
+                    side.run(seed=round_number)
         ours = sides[0]
         for side in sides:
-            ratios = [b / a for a, b in zip(ours.seconds, side.seconds, strict=False)]
+            ratios = [b / a for a, b in zip(ours.per_token, side.per_token, strict=False)]
             rows.append({"job": job.name, "data": common.dataset(job.data), "updates": job.updates,
                          "change": side.change.name, "seconds": common.spread(side.seconds, 2),
-                         "times_as_long": common.spread(ratios), "mean_loss": round(side.loss, 4),
-                         "padding_waste": round(side.batches.padding_waste(), 3),
+                         "times_as_long": common.spread(ratios),
+                         "mean_loss": round(statistics.mean(side.losses), 4),
+                         "padding_waste": round(statistics.mean(side.padding), 3),
                          "rounds": len(side.seconds)})  # fmt: skip
             print(json.dumps(rows[-1]), flush=True)
     common.write("choices", "The same training with one thing changed", rows, options.output)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sft_teach  # noqa: F401 - before torch, which reads the thread settings that it makes
+
+# isort: split
 import torch
+from torch import nn
 
 from sft_teach import batching, data, experiments, models
 from sft_teach.errors import SFTTeachError
@@ -20,23 +26,25 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Job:
-    """One row of a table: which texts, how long, how many updates."""
+    """One row of a table: which texts, how long, how many updates.
+
+    Both sides draw their batches from `pool` texts and stop after `updates` of them. The pool must
+    be much larger than what is used: transformers groups by length within pieces of n / (4 batch)
+    batches, at most 50, so that fewer than 200 batches are hardly grouped at all.
+    """
 
     name: str
     data: str
     max_length: int
     batch_size: int
     updates: int
-
-    @property
-    def n(self) -> int:
-        return self.batch_size * self.updates
+    pool: int
 
 
 JOBS = [
-    Job("SST-5, sentences", "sst5", 128, 32, 30),
-    Job("IMDB, 256 tokens", "imdb", 256, 16, 10),
-    Job("IMDB, 512 tokens", "imdb", 512, 16, 6),
+    Job("SST-5, sentences", "sst5", 128, 32, 30, 8544),
+    Job("IMDB, 256 tokens", "imdb", 256, 16, 12, 4000),
+    Job("IMDB, 512 tokens", "imdb", 512, 16, 8, 4000),
 ]
 
 
@@ -55,11 +63,59 @@ def load(name: str):
     return data.load(dataset(name), show=False)
 
 
-def ids_of(job: Job, n: int, split: str = "train", seed: int = 0):
-    """Token ids and labels of `n` examples, truncated; and the names of the classes."""
-    part = data.subset(load(job.data)[split], n, seed)
+def ids_of(job: Job, n: int | None = None, split: str = "train", seed: int = 0):
+    """Token ids and labels of `n` examples (None: the job's pool); and the names of the classes.
+
+    Where a data set has no validation split, a tenth of its training texts is set aside as one.
+    """
+    part = data.carve_validation(load(job.data), 0.1, seed=0)[split]
+    part = data.subset(part, min(n or job.pool, len(part)), seed)
     ids = batching.tokenize(part["text"], models.load_tokenizer(), job.max_length)
     return ids, [int(label) for label in part["label"]], data.label_names(part)
+
+
+class Work:
+    """What a model is asked to do from now on: real tokens, computed positions, operations.
+
+    Counted in front of the model, in the same way for every side: the sides' own samplers draw
+    other texts, so that time alone would compare other amounts of work.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.tokens = self.positions = self.squares = 0
+        self.hook = model.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, module, arguments, keywords) -> None:
+        mask = keywords["attention_mask"]
+        lengths = mask.sum(1)
+        self.positions += mask.numel()
+        self.tokens += int(lengths.sum())
+        self.squares += int((lengths * lengths).sum())
+
+    @property
+    def padding(self) -> float:
+        return 1 - self.tokens / self.positions
+
+
+def operations(
+    depth: int, width: int, tokens: float, squares: float, shortened: bool = True
+) -> float:
+    """Of forward and backward: products with weights, and attention.
+
+    12 d^2 weights a layer, 6 operations for each weight and token, 12 d for each pair of tokens and
+    layer.
+
+    Args:
+        depth: L, layers.
+        width: d, numbers per token.
+        tokens: over all texts.
+        squares: sum of the squared numbers of tokens of all texts.
+        shortened: the last layer is computed for [CLS] only, which the head reads: of its weights
+            only keys and values (2 d^2) work for every token, and its attention has one query.
+    """
+    layers = depth - 1 if shortened else depth
+    weights = (12 * layers + 2 * shortened) * width**2
+    return 6 * weights * tokens + 12 * layers * width * squares
 
 
 def spread(values: list[float], digits: int = 3) -> dict[str, float]:
@@ -77,13 +133,20 @@ def own_process(script: str, *arguments: str) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
 def write(name: str, description: str, rows: list[dict], path: Path | None = None, **more) -> None:
     """results/benchmark-NAME.json, in the form that every table of results has."""
     contents = {
         "experiment": f"benchmark-{name}",
         "description": description,
         "command": f"python benchmarks/{name}.py",
-        "machine": experiments.machine(),
+        "machine": experiments.machine() | {"accelerate": version("accelerate")},
         **more,
         "rows": rows,
     }
@@ -91,11 +154,17 @@ def write(name: str, description: str, rows: list[dict], path: Path | None = Non
     path.write_text(json.dumps(contents, indent=1) + "\n")
 
 
-def matrix_product_speed(threads: int | None = None) -> float:
-    """Floating-point operations per second of a large product: what the processor can do."""
-    import time
+def add(name: str, description: str, rows: list[dict], path: Path | None, **key) -> None:
+    """Like `write`, but rows in the file that differ from `key` (part="speed", say) stay there."""
+    file = path or ROOT / "results" / f"benchmark-{name}.json"
+    before = json.loads(file.read_text())["rows"] if file.is_file() else []
+    kept = [row for row in before if any(row.get(k) != v for k, v in key.items())]
+    write(name, description, kept + rows, file)
 
-    a, b = torch.randn(2048, 1536), torch.randn(1536, 1536)
+
+def matrix_product_speed(dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations per second of a large product: what the processor can do."""
+    a, b = torch.randn(2048, 1536, dtype=dtype), torch.randn(1536, 1536, dtype=dtype)
     best = float("inf")
     for _ in range(10):
         started = time.perf_counter()
@@ -103,3 +172,14 @@ def matrix_product_speed(threads: int | None = None) -> float:
             a @ b
         best = min(best, (time.perf_counter() - started) / 3)
     return 2 * a.shape[0] * a.shape[1] * b.shape[1] / best
+
+
+def peak_memory_mb() -> int:
+    """The highest this process ever had. (Not ru_maxrss: a child begins with its parent's.)"""
+    [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
+    return round(int(line.split()[1]) / 1024)
+
+
+def needed_by(work: Work) -> float:
+    """Operations that MiniLM's products need for what was asked of it."""
+    return operations(6, 384, work.tokens, work.squares)

@@ -1,33 +1,40 @@
 """On a GPU: throughput against Trainer, IMDB in full, float16; without `datasets` or Jupyter.
 
     python benchmarks/gpu.py throughput              # random token ids and weights
-    SFT_TEACH_SOURCE=DIR python benchmarks/gpu.py imdb
-    SFT_TEACH_SOURCE=DIR python benchmarks/gpu.py float16
+    SFT_TEACH_SOURCE=DIR python benchmarks/gpu.py imdb --weights FOLDER
+    SFT_TEACH_SOURCE=DIR python benchmarks/gpu.py float16 --weights FOLDER
 
-DIR is laid out by hub id: `stanfordnlp/imdb/train.jsonl.gz` and `test.jsonl.gz` and, unless the
-carrier package is installed, the folder `sentence-transformers/all-MiniLM-L6-v2`. Each part adds
-its rows to the results file, so that they can be measured in separate calls. `--try` is a small run
-on whatever is there.
+DIR is laid out by hub id: `stanfordnlp/imdb/train.jsonl.gz` and `test.jsonl.gz`. FOLDER is the
+encoder's model folder, its weights float32 or float16 (they are computed with in float32); without
+`--weights` it is looked for in the carrier package or in DIR, and its checksum is verified. Each
+shape and seed adds its row to the results file at once, so that a run can be cut short. `--try` is
+a small run on whatever is there.
 
-Throughput: ours with and without `torch.compile`, Trainer likewise (both bfloat16, fused AdamW, the
-same model with attention dropout 0), taking turns after a warm-up. Utilisation: operations that
-the model's products need, by `scaling.operations`, over those of a large product in bfloat16.
+Throughput: ours with and without `torch.compile`, Trainer likewise (both bfloat16, fused AdamW,
+attention dropout 0; ours computes the last layer for the first token only), in turns after a round
+that warms up, from an update's end to the last one's, so that neither side's set-up counts.
+Utilisation: operations that the side's own model needs (`common.operations`), over those of a large
+product in the same precision. Where `accelerate` is missing there is no Trainer: its rows are left
+out.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import gzip
 import json
+import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import common
-import scaling
 import sides
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sft_teach import batching, environment, evaluation, first_token, models, training
 from sft_teach.batching import LengthGroupedBatches
@@ -71,7 +78,7 @@ def encoder(shape: Shape, shortened: bool):
 def ceiling(size: int) -> float:
     """Operations per second of a large product, in bfloat16 on a GPU."""
     if not torch.cuda.is_available():
-        return common.matrix_product_speed()
+        return common.matrix_product_speed(training.choose_precision())
     a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
     best = float("inf")
     for _ in range(10):
@@ -84,9 +91,43 @@ def ceiling(size: int) -> float:
     return 2 * size**3 / best
 
 
+class Clock:
+    """Seconds from the end of update `skip` to the end of the last one, whoever trains."""
+
+    def __init__(self, skip: int):
+        self.skip, self.updates = skip, 0
+        self.start = self.end = float("nan")
+
+    def tick(self, *_) -> None:
+        self.updates += 1
+        if self.updates == self.skip:
+            self.start = now()
+
+    def __enter__(self):
+        self.hook = register_optimizer_step_post_hook(self.tick)
+        return self
+
+    def __exit__(self, *_):
+        self.end = now()
+        self.hook.remove()
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+def now() -> float:
+    """The time when all that the GPU was asked for is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Ours:
+    shortened = True
+
     def __init__(self, shape: Shape, ids, labels, compiled: bool):
-        self.model = encoder(shape, shortened=True)
+        self.model = encoder(shape, self.shortened)
         self.batches = LengthGroupedBatches(ids, labels, shape.batch_size)
         self.config = training.TrainingConfig(max_steps=shape.updates, compile=compiled)
 
@@ -96,8 +137,10 @@ class Ours:
 
 
 class Theirs:
+    shortened = False
+
     def __init__(self, shape: Shape, ids, labels, compiled: bool):
-        self.model, self.data = encoder(shape, shortened=False), (ids, labels)
+        self.model, self.data = encoder(shape, self.shortened), (ids, labels)
         cuda = torch.cuda.is_available()
         self.settings = {
             "max_steps": shape.updates, "per_device_train_batch_size": shape.batch_size,
@@ -113,47 +156,66 @@ class Theirs:
         return [float(row["loss"]) for row in made.state.log_history if "loss" in row]
 
 
-def throughput(small: bool, rounds: int) -> list[dict]:
-    rows, peak = [], ceiling(512 if small else 8192)
-    for shape in SMALL if small else SHAPES:
-        n = shape.batch_size * shape.updates
+def first_and_last(losses: list[float]) -> list[float]:
+    """Means over ten updates each: Trainer tells only those."""
+    if len(losses) >= 20:  # ours: one for each update
+        losses = [statistics.mean(losses[:10]), statistics.mean(losses[-10:])]
+    return [round(losses[0], 4), round(losses[-1], 4)]
+
+
+def throughput(options) -> Iterator[dict]:
+    peak = ceiling(512 if options.small else 8192)
+    kinds = {"ours": Ours}
+    if common.version("accelerate") == "none":
+        print("accelerate is not installed: Trainer is not measured.", flush=True)
+    else:
+        kinds["Trainer"] = Theirs
+    for shape in SMALL if options.small else SHAPES:
+        n, skip = shape.batch_size * shape.updates, max(shape.updates // 5, 1)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(1000, 30000, (n, shape.length), generator=generator).tolist()
         labels = [i % 2 for i in range(n)]
         runs = {
             f"{name}{', torch.compile' * compiled}": side(shape, ids, labels, compiled)
-            for name, side in (("ours", Ours), ("Trainer", Theirs))
+            for name, side in kinds.items()
             for compiled in (False, True)
         }
         seconds = {name: [] for name in runs}
         losses, memory = {}, {}
-        for number in range(rounds + 1):
-            for name, side in runs.items():
-                if torch.cuda.is_available():
-                    torch.cuda.reset_peak_memory_stats()
-                started = time.perf_counter()
-                losses[name] = side.run()  # ends by fetching the last loss: nothing is pending
+        for number in range(options.rounds + 1):
+            for name in list(runs) if number % 2 else list(runs)[::-1]:
+                forget()
+                with Clock(skip) as clock:
+                    losses[name] = runs[name].run()
                 if number:  # the first one warms up and compiles
-                    seconds[name].append(time.perf_counter() - started)
+                    seconds[name].append(clock.seconds)
                 if torch.cuda.is_available():
                     memory[name] = round(torch.cuda.max_memory_allocated() / 2**20)
-                side.model.to("cpu")  # or each side would count the others' weights
-        tokens = n * shape.length
-        needed = shape.updates * scaling.operations(
-            shape.depth, shape.batch_size, shape.length, shape.width
-        )
+                runs[name].model.to("cpu")  # or each side would count the others' weights
+        texts = shape.batch_size * (shape.updates - skip)
         for name, values in seconds.items():
+            needed = common.operations(
+                shape.depth, shape.width, texts * shape.length, texts * shape.length**2,
+                runs[name].shortened,
+            )  # fmt: skip
             ratios = [v / o for o, v in zip(seconds["ours"], values, strict=True)]
-            rows.append({"part": "throughput", "shape": shape.name, "side": name,
-                         "seconds": common.spread(values), "times_ours": common.spread(ratios),
-                         "tokens_per_second": round(tokens / min(values)),
-                         "utilisation": round(needed / min(values) / peak, 3),
-                         "peak_memory_mb": memory.get(name), "updates": shape.updates,
-                         "batch_size": shape.batch_size, "ceiling_tflops": round(peak / 1e12, 1),
-                         "precision": str(training.choose_precision()).removeprefix("torch."),
-                         "losses": [round(losses[name][i], 4) for i in (0, -1)]})  # fmt: skip
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            median = statistics.median(values)
+            yield {"shape": shape.name, "side": name,
+                   "seconds": common.spread(values), "times_ours": common.spread(ratios),
+                   "tokens_per_second": round(texts * shape.length / median),
+                   "utilisation": round(needed / median / peak, 3),
+                   "peak_memory_mb": memory.get(name), "updates": shape.updates - skip,
+                   "batch_size": shape.batch_size, "ceiling_tflops": round(peak / 1e12, 1),
+                   "precision": str(training.choose_precision()).removeprefix("torch."),
+                   "losses": first_and_last(losses[name])}  # fmt: skip
+
+
+def forget() -> None:
+    """What earlier runs left: a Trainer's optimizer lives on in a circle of references."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def reviews(split: str, max_length: int, limit: int | None):
@@ -171,12 +233,13 @@ def reviews(split: str, max_length: int, limit: int | None):
 
 
 def finetuned(
-    seed: int, epochs: int, max_length: int, limit: int | None, precision: str = "auto"
+    options, seed: int, epochs: int, max_length: int, limit: int | None, precision: str = "auto"
 ) -> dict:
     """Train on the training half, answer the test half once."""
     ids, labels = reviews("train", max_length, limit)
     held_out, truth = reviews("test", max_length, limit)
-    model = models.load_encoder(label_names=LABELS, seed=seed)
+    forget()
+    model = models.load_encoder(label_names=LABELS, seed=seed, name=options.weights)
     config = training.TrainingConfig(
         learning_rate=1e-4, epochs=epochs, seed=seed, precision=precision
     )
@@ -195,33 +258,38 @@ def finetuned(
                        for part in (history.steps[:10], history.steps[-10:])]}  # fmt: skip
 
 
+def imdb(options) -> Iterator[dict]:
+    epochs, length, limit = (1, 32, 64) if options.small else (3, 512, None)
+    for seed in range(options.seeds):
+        yield finetuned(options, seed, epochs, length, limit)
+
+
+def float16(options) -> Iterator[dict]:
+    length, limit = (32, 64) if options.small else (256, 6400)
+    yield finetuned(options, 0, 1, length, limit, precision="float16")
+
+
+PARTS = {"throughput": throughput, "imdb": imdb, "float16": float16}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("throughput", "imdb", "float16"))
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--weights", help="the encoder's model folder")
     parser.add_argument("--try", dest="small", action="store_true")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.small:
         raise SystemExit("There is no CUDA device here. A small run on the CPU: add --try.")
-    small = options.small
-    if options.part == "throughput":
-        rows = throughput(small, options.rounds)
-    elif options.part == "imdb":
-        epochs, length, limit = (1, 32, 64) if small else (3, 512, None)
-        rows = [
-            {"part": "imdb"} | finetuned(seed, epochs, length, limit)
-            for seed in range(options.seeds)
-        ]
-    else:
-        length, limit = (32, 64) if small else (256, 6400)
-        rows = [{"part": "float16"} | finetuned(0, 1, length, limit, precision="float16")]
-    print(json.dumps(rows[-1]), flush=True)
-    path = options.output or common.ROOT / "results" / "benchmark-gpu.json"
-    before = json.loads(path.read_text())["rows"] if path.is_file() else []
-    kept = [row for row in before if row["part"] != options.part]
-    common.write("gpu", "Throughput, IMDB in full and float16 on a GPU", kept + rows, path)
+    for row in PARTS[options.part](options):
+        row = {"part": options.part} | row
+        print(json.dumps(row), flush=True)
+        key = {k: row[k] for k in ("part", "shape", "side", "seed") if k in row}
+        common.add(
+            "gpu", "Throughput, IMDB in full and float16 on a GPU", [row], options.output, **key
+        )
 
 
 if __name__ == "__main__":

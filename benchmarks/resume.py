@@ -2,9 +2,11 @@
 
     python benchmarks/resume.py                      # about 25 minutes on two cores
 
-Each part is a process of its own, ended by SIGKILL at a random moment after its next checkpoint
-began, and continued from what it left. Dropout is on, the number of threads is fixed. tests/
-test_recovery.py does the same with a tiny model, and lets every step of a save go wrong.
+Each part is a process of its own, ended by SIGKILL at a random moment after its next checkpoint is
+there (the one after that may just be being written), and continued from what it left. Weights, the
+losses of all updates and all evaluations are compared. Dropout is on, the number of threads is
+fixed. tests/test_recovery.py does the same with a tiny model, and lets every step of a save go
+wrong.
 """
 
 from __future__ import annotations
@@ -32,23 +34,26 @@ THREADS = 2
 def part(folder: Path, precision: str, updates: int) -> None:
     """Go on from what is there; print a digest of weights and history at the end."""
     torch.set_num_threads(THREADS)
-    job = common.Job("kills", "rotten_tomatoes", 32, 4, updates)
-    ids, labels, names = common.ids_of(job, job.n)
+    job = common.Job("kills", "rotten_tomatoes", 32, 4, updates, 4 * updates)
+    ids, labels, names = common.ids_of(job)
+    held_out = LengthGroupedBatches(*common.ids_of(job, 16, "validation")[:2], 16, shuffle=False)
     model = models.load_encoder(label_names=names)
     config = training.TrainingConfig(
-        max_steps=updates, precision=precision, checkpoint_every=1, device="cpu"
-    )
+        max_steps=updates, precision=precision, checkpoint_every=1, device="cpu",
+        eval_every=10, keep_best="loss",
+    )  # fmt: skip
     batches = LengthGroupedBatches(ids, labels, job.batch_size)
     started = any(folder.glob("step-*/state.json"))
     history = training.fit(
-        model, batches, config, output_dir=folder, progress=False,
+        model, batches, config, validation=held_out, output_dir=folder, progress=False,
         resume_from=folder if started else None,
     )  # fmt: skip
     steps = [{k: v for k, v in step.items() if k != "seconds"} for step in history.steps]
-    digest = hashlib.sha256(json.dumps(steps).encode())
+    digest = hashlib.sha256(json.dumps([steps, history.evaluations, history.best]).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    print(json.dumps({"digest": digest.hexdigest(), "loss": steps[-1]["loss"]}))
+    print(json.dumps({"digest": digest.hexdigest(), "loss": steps[-1]["loss"],
+                      "evaluations": len(history.evaluations)}))  # fmt: skip
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -92,6 +97,7 @@ def main() -> None:
             found = common.own_process("resume.py", "--part", str(broken), *arguments)
         rows.append({"precision": precision, "kills": options.kills, "updates": updates,
                      "resumed_from": steps, "loss": found["loss"],
+                     "evaluations": found["evaluations"],
                      "equal_bit_for_bit": found["digest"] == expected["digest"]})  # fmt: skip
         print(rows[-1], flush=True)
     common.write("resume", "MiniLM killed and resumed", rows, options.output, threads=THREADS)

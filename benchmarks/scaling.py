@@ -1,10 +1,12 @@
-"""Time and memory of an update against sequence length, batch size and depth; two processes.
+"""Time and memory of an update on the CPU against sequence length, batch size and depth.
 
     python benchmarks/scaling.py                     # about 10 minutes on two cores
 
-The theory beside each slope: 6 operations per weight and token, of the N weights that take part in
-matrix products, and 12 L d T for attention (L layers of width d, T tokens). Random ids, random
-weights of MiniLM's shape: speed does not depend on what the numbers are.
+The theory beside each slope: `common.operations`, that is 6 operations per token and weight that
+takes part in a matrix product, and 12 d T per token and layer for attention (width d, T tokens a
+text), where the last layer is computed for the first token only, as `load_encoder` does. Each
+setting has a process of its own. Random ids, random weights of MiniLM's shape: speed does not
+depend on what the numbers are.
 """
 
 from __future__ import annotations
@@ -40,12 +42,8 @@ def model_of(depth: int):
 
 
 def operations(depth: int, batch: int, length: int, width: int = WIDTH) -> float:
-    """Of one update, forward and backward: products with weights, and attention.
-
-    12 d^2 weights a layer; in the last one only keys and values (2 d^2) for every token.
-    """
-    weights = (12 * (depth - 1) + 2) * width**2
-    return batch * length * (6 * weights + 12 * (depth - 1) * width * length)
+    """Of one update on `batch` texts of `length` tokens, forward and backward."""
+    return common.operations(depth, width, batch * length, batch * length**2)
 
 
 def update_seconds(depth: int, batch: int, length: int, rounds: int) -> list[float]:
@@ -53,7 +51,7 @@ def update_seconds(depth: int, batch: int, length: int, rounds: int) -> list[flo
     optimizer = torch.optim.AdamW(training.parameter_groups(model, 0.01), lr=1e-5, fused=True)
     ids = torch.randint(1000, 30000, (batch, length))
     labels = torch.zeros(batch, dtype=torch.int64)
-    dtype, seconds = training.choose_precision(), []
+    dtype, seconds = training.choose_precision(device="cpu"), []
     for number in range(rounds + 1):
         started = time.perf_counter()
         optimizer.zero_grad()
@@ -69,8 +67,7 @@ def update_seconds(depth: int, batch: int, length: int, rounds: int) -> list[flo
 
 def alone(depth: int, batch: int, length: int, rounds: int) -> None:
     seconds = update_seconds(depth, batch, length, rounds)
-    [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
-    print(json.dumps({"seconds": seconds, "peak_mb": round(int(line.split()[1]) / 1024)}))
+    print(json.dumps({"seconds": seconds, "peak_mb": common.peak_memory_mb()}))
 
 
 def slope(rows: list[dict], axis: str, value) -> float:
@@ -92,7 +89,8 @@ def main() -> None:
     if options.alone:
         alone(*options.alone, options.rounds)
         return
-    speed, rows, slopes = common.matrix_product_speed(), [], {}
+    dtype = training.choose_precision(device="cpu")
+    speed, rows, slopes = common.matrix_product_speed(dtype), [], {}
     axes = {
         "length": [(6, 8, n) for n in LENGTHS],
         "batch": [(6, n, 128) for n in BATCHES],
@@ -115,6 +113,7 @@ def main() -> None:
         slopes[axis] = {
             "measured": round(slope(mine, axis, lambda row: row["seconds"]["median"]), 3),
             "theory": round(slope(mine, axis, lambda row: row["operations"]), 3),
+            "memory": round(slope(mine, axis, lambda row: row["peak_memory_mb"]), 3),
         }
         print(axis, slopes[axis], flush=True)
         rows += mine

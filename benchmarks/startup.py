@@ -64,10 +64,11 @@ def main() -> None:
     extra = [b - a for a, b in zip(empty, imported, strict=True)]
     first_accuracy()
     seconds, said = [], ""
-    for _ in range(min(3, options.rounds)):
+    for _ in range(options.rounds):
         took, said = first_accuracy()
         seconds.append(took)
     rows = [
+        {"what": "a process that imports sft_teach", "seconds": common.spread(imported)},
         {"what": "import sft_teach, beyond an empty process", "seconds": common.spread(extra)},
         {"what": "notebook 00, first accuracy", "seconds": common.spread(seconds, 1), "said": said},
     ]

@@ -1,13 +1,23 @@
 """Training speed against `transformers.Trainer`, in one process, the sides taking turns.
 
-    python benchmarks/training.py                    # about 40 minutes on two cores
-    python benchmarks/training.py --rounds 1 --jobs 0
+    python benchmarks/training.py speed              # about 45 minutes on two quiet cores
+    python benchmarks/training.py memory             # about 15 minutes, on a busy machine too
+    python benchmarks/training.py accuracy           # about an hour, on a busy machine too
+    python benchmarks/training.py speed --rounds 1 --jobs 0
 
-Two comparisons, each a row per job. "best": both at their best in the same precision (Trainer with
-dynamic padding, batches grouped by length, fused AdamW). "defaults": what a user gets who writes
-the fewest lines (Trainer: random batches, the model as `from_pretrained` makes it; ours: `fit` on
-`load_encoder`). Both sides see the same texts, start from the same weights and make the same number
-of updates with the same peak learning rate, warm-up and clipping. A first round is left out.
+Without a word all of them, and "same": with one order of the texts and without dropout both sides
+make the same losses, which shows that they train the same thing.
+
+Three comparisons, each a row per job. "best": both at their best in the same precision (Trainer
+with dynamic padding, batches grouped by length, fused AdamW, no attention dropout). "loop": so too,
+and Trainer gets `load_encoder`'s model, which leaves out what the head does not read: what remains
+is the loop's own. "defaults": what a user gets who writes the fewest lines (Trainer: random
+batches, the model as `from_pretrained` makes it; ours: `fit` on `load_encoder`).
+
+Both sides draw from the same texts by their own samplers, start from the same weights and make as
+many updates with the same batch size, peak learning rate, warm-up and clipping. They do not meet
+the same texts in so few updates, so speed is counted in real tokens a second. Each round has
+another seed and another order of the sides; a first one is left out.
 """
 
 from __future__ import annotations
@@ -17,6 +27,7 @@ import copy
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import common
@@ -24,12 +35,23 @@ import sides
 import torch
 
 from sft_teach import evaluation, training
-from sft_teach.batching import LengthGroupedBatches
+from sft_teach.batching import LengthGroupedBatches, collate
 
 LEARNING_RATE = 1e-4
+SIDES = ("ours", "Trainer")
+COMPARISONS = ("best", "loop", "defaults")
+# Job, training texts, comparison: do both sides end equally good?
+ACCURACY = [(0, 3200, "best"), (0, 3200, "defaults"), (1, 1600, "best"), (2, 800, "best")]
 
 
-def ours(model, ids, labels, job, seed=0):
+def model_of(side: str, comparison: str, names, seed: int = 0):
+    if side == "ours" or comparison == "loop":
+        return sides.our_model(names, seed)
+    dropout = 0.0 if comparison == "best" else None
+    return sides.their_model(names, seed, attention_dropout=dropout)
+
+
+def ours(model, ids, labels, job, seed=0, comparison="best"):
     """Returns (seconds, losses)."""
     batches = LengthGroupedBatches(ids, labels, job.batch_size, seed=seed)
     config = training.TrainingConfig(
@@ -40,151 +62,202 @@ def ours(model, ids, labels, job, seed=0):
     return time.perf_counter() - started, [step["loss"] for step in history.steps]
 
 
-def theirs(model, ids, labels, job, seed=0, best=True):
+def theirs(model, ids, labels, job, seed=0, comparison="best", **more):
     """Returns (seconds, losses)."""
+    best = comparison != "defaults"
     with tempfile.TemporaryDirectory() as folder:
-        trainer = sides.trainer(
-            model, ids, labels, folder,
-            max_steps=job.updates,
-            per_device_train_batch_size=job.batch_size,
-            learning_rate=LEARNING_RATE,
-            warmup_steps=round(0.1 * job.updates),
-            weight_decay=0.01,
-            seed=seed,
-            bf16=best and training.choose_precision() == torch.bfloat16,
-            train_sampling_strategy="group_by_length" if best else "random",
-            logging_steps=1,
-        )  # fmt: skip
+        settings = {
+            "max_steps": job.updates,
+            "per_device_train_batch_size": job.batch_size,
+            "learning_rate": LEARNING_RATE,
+            "warmup_steps": round(0.1 * job.updates),
+            "weight_decay": 0.01,
+            "seed": seed,
+            "bf16": best and training.choose_precision() == torch.bfloat16,
+            "train_sampling_strategy": "group_by_length" if best else "random",
+            "logging_steps": 1,
+        }
+        trainer = sides.trainer(model, ids, labels, folder, **settings | more)
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
         return seconds, [float(r["loss"]) for r in trainer.state.log_history if "loss" in r]
 
 
-def compare(job, rounds: int, best: bool) -> dict:
+RUN = {"ours": ours, "Trainer": theirs}
+
+
+def compare(job, rounds: int, comparison: str) -> dict:
     """Alternate the two sides on one job."""
-    ids, labels, names = common.ids_of(job, job.n)
-    starts = {
-        "ours": sides.our_model(names),
-        "Trainer": sides.their_model(names, attention_dropout=0.0 if best else None),
-    }
-    seconds: dict[str, list[float]] = {"ours": [], "Trainer": []}
-    losses: dict[str, list[float]] = {}
-    for round_number in range(rounds + 1):
-        for side, run in (("ours", ours), ("Trainer", theirs)):
+    ids, labels, names = common.ids_of(job)
+    starts = {side: model_of(side, comparison, names) for side in SIDES}
+    found = {side: {"seconds": [], "speed": [], "work": [], "losses": []} for side in SIDES}
+    ceilings = []
+    for number in range(rounds + 1):
+        for side in SIDES if number % 2 else reversed(SIDES):
             model = copy.deepcopy(starts[side]).train()
-            options = {} if side == "ours" else {"best": best}
-            took, losses[side] = run(model, ids, labels, job, **options)
-            if round_number:  # the first one warms up
-                seconds[side].append(took)
-    tokens = sum(map(len, ids))
-    ratios = [b / a for a, b in zip(seconds["ours"], seconds["Trainer"], strict=True)]
+            work = common.Work(model)
+            seconds, losses = RUN[side](model, ids, labels, job, number, comparison)
+            if number:  # the first one warms up
+                mine = found[side]
+                mine["seconds"].append(seconds)
+                mine["speed"].append(work.tokens / seconds)
+                mine["work"].append(work)
+                mine["losses"].append(losses)
+        ceilings.append(common.matrix_product_speed(training.choose_precision()))
+    ratios = [a / b for a, b in zip(*(found[side]["speed"] for side in SIDES), strict=True)]
+
+    def per_side(make) -> dict:
+        return {side: make(found[side]) for side in SIDES}
+
     return {
-        "comparison": "best" if best else "defaults",
+        "comparison": comparison,
         "job": job.name,
         "data": common.dataset(job.data),
         "batch_size": job.batch_size,
         "updates": job.updates,
+        "texts": len(ids),
         "rounds": rounds,
-        "tokens": tokens,
         "precision": str(training.choose_precision()).removeprefix("torch."),
-        "seconds": {side: common.spread(values, 2) for side, values in seconds.items()},
+        "seconds": per_side(lambda mine: common.spread(mine["seconds"], 2)),
+        "tokens": per_side(lambda mine: [work.tokens for work in mine["work"]]),
+        "padding": per_side(lambda mine: common.spread([work.padding for work in mine["work"]], 4)),
+        "tokens_per_second": per_side(lambda mine: common.spread(mine["speed"], 1)),
         "speed_ratio": common.spread(ratios),
-        "share_of_ceiling": ceiling(ids, names, seconds),
-        "losses": {
-            side: [round(sum(part) / len(part), 4) for part in (values[:5], values[-5:])]
-            for side, values in losses.items()
-        },
+        "matrix_products_per_second": round(max(ceilings)),
+        "share_of_ceiling": per_side(lambda mine: share_of_ceiling(mine, max(ceilings))),
+        "losses": per_side(lambda mine: first_and_last(mine["losses"])),
     }
 
 
-def ceiling(ids, names, seconds) -> dict[str, float]:
-    """Time of the matrix products of the unpadded tokens alone, over the time taken.
-
-    Operations of one pass are counted by torch on the course's own model (without attention, which
-    the counter does not see on a CPU); forward and backward are three passes.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = sides.our_model(names)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(input_ids=torch.ones(1, 100, dtype=torch.int64))
-    operations = 3 * counter.get_total_flops() / 100 * sum(map(len, ids))
-    ideal = operations / common.matrix_product_speed()
-    return {side: round(ideal / min(values), 3) for side, values in seconds.items()}
+def share_of_ceiling(mine: dict, ceiling: float) -> dict[str, float]:
+    """Time that the operations which the texts need would take alone, over the time taken."""
+    pairs = zip(mine["work"], mine["seconds"], strict=True)
+    return common.spread([common.needed_by(work) / ceiling / s for work, s in pairs])
 
 
-def accuracy(job, n: int, seeds: int) -> list[dict]:
-    """The same training on more data: do both sides end equally good?"""
+def first_and_last(losses: list[list[float]]) -> list[float]:
+    """Mean loss of the first and of the last third of the updates, over all rounds."""
+    third = max(len(losses[0]) // 3, 1)
+    parts = [
+        [x for one in losses for x in one[:third]],
+        [x for one in losses for x in one[-third:]],
+    ]
+    return [round(sum(part) / len(part), 4) for part in parts]
+
+
+def same(options) -> list[dict]:
+    """Both sides on the same batches in the same order, without dropout and warm-up."""
+    job = replace(common.JOBS[0], updates=10)
+    ids, labels, names = common.ids_of(job, job.batch_size * job.updates)
+    start = model_of("Trainer", "best", names)
+    for module in start.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    pieces = [slice(i, i + job.batch_size) for i in range(0, len(ids), job.batch_size)]
+    batches = [collate(ids[piece], labels[piece]) for piece in pieces]
+    config = training.TrainingConfig(learning_rate=LEARNING_RATE, warmup_fraction=0.0)
+    history = training.fit(copy.deepcopy(start), batches, config, progress=False)
+    losses = {"ours": [step["loss"] for step in history.steps]}
+    order = {"train_sampling_strategy": "sequential", "warmup_steps": 0}
+    _, losses["Trainer"] = theirs(copy.deepcopy(start), ids, labels, job, **order)
+    apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
+    row = {"comparison": "same", "job": job.name, "updates": job.updates, "losses": losses,
+           "largest_difference": apart}  # fmt: skip
+    print(json.dumps(row), flush=True)
+    return [row]
+
+
+def speed(options) -> list[dict]:
     rows = []
-    ids, labels, names = common.ids_of(job, n)
-    held_out, truth, _ = common.ids_of(job, 1000, "validation")
-    whole = common.Job(job.name, job.data, job.max_length, job.batch_size, n // job.batch_size)
-    batches = LengthGroupedBatches(held_out, truth, 64, shuffle=False)
-    for seed in range(seeds):
-        for side, make, run in (
-            ("ours", sides.our_model, ours),
-            ("Trainer", sides.their_model, theirs),
-        ):
-            options = {} if side == "ours" else {"attention_dropout": 0.0}
-            model = make(names, seed, **options)
-            run(model, ids, labels, whole, seed=seed)
-            correct = evaluation.predict(model.eval(), batches).correct
-            rows.append({"comparison": "accuracy", "job": job.name,
-                         "data": common.dataset(job.data), "side": side, "seed": seed,
-                         "n_train": n, "n_validation": len(truth),
-                         "accuracy": round(float(correct.mean()), 4)})  # fmt: skip
-            print(rows[-1], flush=True)
+    for number in options.jobs:
+        for comparison in COMPARISONS:
+            rows.append(compare(common.JOBS[number], options.rounds, comparison))
+            print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def memory(side: str, number: int) -> None:
-    """One side alone in this process: a peak never falls again."""
+def accuracy(options) -> list[dict]:
+    """The same training on more data: do both sides end equally good?"""
+    rows = []
+    for number, n, comparison in ACCURACY:
+        if number not in options.jobs:
+            continue
+        job = common.JOBS[number]
+        n = min(n, options.train or n)
+        ids, labels, names = common.ids_of(job, n)
+        held_out, truth, _ = common.ids_of(job, 1000, "validation")
+        whole = common.Job(job.name, job.data, job.max_length, job.batch_size,
+                           n // job.batch_size, n)  # fmt: skip
+        batches = LengthGroupedBatches(held_out, truth, 16, shuffle=False)
+        for seed in range(options.seeds):
+            for side in SIDES:
+                model = model_of(side, comparison, names, seed)
+                RUN[side](model, ids, labels, whole, seed, comparison)
+                correct = evaluation.predict(model.eval(), batches).correct
+                rows.append({"comparison": "accuracy", "of": comparison, "job": job.name,
+                             "data": common.dataset(job.data), "side": side, "seed": seed,
+                             "n_train": n, "n_validation": len(truth),
+                             "accuracy": round(float(correct.mean()), 4)})  # fmt: skip
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def memory(options) -> list[dict]:
+    """Peak memory of processes that train one side alone: a peak never falls again.
+
+    On just as many texts as the updates take, so that both sides meet the longest one.
+    """
+    rows = []
+    for number in options.jobs:
+        for comparison in ("best", "defaults"):
+            peaks = {side: [] for side in SIDES}
+            for _ in range(options.processes):
+                for side in SIDES:
+                    found = common.own_process(
+                        "training.py", "alone", "--alone", side, str(number), comparison
+                    )
+                    peaks[side].append(found["peak_mb"])
+            rows.append({"comparison": "memory", "of": comparison, "job": common.JOBS[number].name,
+                         "peak_memory_mb": {s: common.spread(v, 0) for s, v in peaks.items()},
+                         "processes": options.processes})  # fmt: skip
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def alone(side: str, number: int, comparison: str) -> None:
     job = common.JOBS[number]
-    ids, labels, names = common.ids_of(job, job.n)
-    if side == "ours":
-        ours(sides.our_model(names), ids, labels, job)
-    else:
-        theirs(sides.their_model(names, attention_dropout=0.0), ids, labels, job)
-    # Not ru_maxrss: a child process begins with its parent's.
-    [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
-    print(json.dumps({"peak_mb": round(int(line.split()[1]) / 1024)}))
+    ids, labels, names = common.ids_of(job, job.batch_size * job.updates)
+    RUN[side](model_of(side, comparison, names), ids, labels, job, 0, comparison)
+    print(json.dumps({"peak_mb": common.peak_memory_mb()}))
+
+
+PARTS = {"same": same, "speed": speed, "memory": memory, "accuracy": accuracy}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=[*PARTS, "all", "alone"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, nargs="*", default=range(len(common.JOBS)))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--train", type=int, default=3200, help="sentences of the accuracy rows")
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--train", type=int, help="at most so many texts for the accuracy")
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--memory", nargs=2, metavar=("SIDE", "JOB"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.memory:
-        memory(options.memory[0], int(options.memory[1]))
+    if options.part == "alone":
+        side, number, comparison = options.alone
+        alone(side, int(number), comparison)
         return
-    rows = []
-    for number in options.jobs:
-        job = common.JOBS[number]
-        for best in (True, False):
-            row = compare(job, options.rounds, best)
-            if best:
-                row["peak_memory_mb"] = {
-                    side: common.own_process("training.py", "--memory", side, str(number))[
-                        "peak_mb"
-                    ]
-                    for side in ("ours", "Trainer")
-                }
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    if options.seeds:
-        rows += accuracy(common.JOBS[0], options.train, options.seeds)
-    common.write(
-        "training",
-        "Seconds of the same training by sft_teach.fit and by transformers.Trainer",
-        rows,
-        options.output,
-    )
+    for part in PARTS if options.part == "all" else [options.part]:
+        common.add(
+            "training",
+            "The same training by sft_teach.fit and by transformers.Trainer",
+            [{"part": part} | row for row in PARTS[part](options)],
+            options.output,
+            part=part,
+        )
 
 
 if __name__ == "__main__":

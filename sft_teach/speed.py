@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 NOT_MEASURED = "not measured"
+_VERSIONS = ("torch", "transformers", "accelerate")
 Table = list[list[str]]
 
 
@@ -19,7 +20,10 @@ def machine(machine: dict) -> str:
     """One sentence about what the numbers were measured on."""
     gpu = "no GPU" if machine["gpu"] == "none" else machine["gpu"]
     threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
-    return f"Machine: {machine['cpu']}, {threads}, {gpu}, torch {machine['torch']}."
+    versions = [
+        f"{name} {machine[name]}" for name in _VERSIONS if machine.get(name, "none") != "none"
+    ]
+    return f"Machine: {machine['cpu']}, {threads}, {gpu}, {', '.join(versions)}."
 
 
 def markdown(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -57,15 +61,19 @@ def summary(results: Path) -> str:
     return f"{table}\n\n{' '.join(notes)}"
 
 
-_COMPARISONS = {"best": "same precision, both at their best", "defaults": "defaults of both"}
+_COMPARISONS = {
+    "best": "same precision, both at their best",
+    "loop": "so too, and the same model: the loop alone",
+    "defaults": "defaults of both",
+}
 
 
 def _training(contents: dict) -> Table:
     return [
         [
             f"Training, {row['job']}; {_COMPARISONS[row['comparison']]}",
-            f"{row['seconds']['ours']['median']:.3g} s",
-            f"`transformers.Trainer` {row['seconds']['Trainer']['median']:.3g} s",
+            f"{row['tokens_per_second']['ours']['median']:,.0f} tokens/s",
+            f"`transformers.Trainer` {row['tokens_per_second']['Trainer']['median']:,.0f} tokens/s",
             f"{spread(row['speed_ratio'])} times as fast",
         ]
         for row in contents["rows"]
@@ -104,7 +112,8 @@ def _evaluation(contents: dict) -> Table:
 
 
 def _startup(contents: dict) -> Table:
-    return [[row["what"], f"{row['seconds']['median']:.3g} s", "", ""] for row in contents["rows"]]
+    return [[row["what"], f"{row['seconds']['median']:.3g} s", "", ""] for row in contents["rows"]
+            if "beyond" not in row["what"]]  # fmt: skip
 
 
 def _scaling(contents: dict) -> Table:
@@ -147,16 +156,16 @@ def _gpu(contents: dict) -> Table:
             max(
                 (row for row in sides if row["side"].startswith(name)),
                 key=lambda row: row["tokens_per_second"],
+                default=None,
             )
             for name in ("ours", "Trainer")
         )
-        ratio = ours["tokens_per_second"] / theirs["tokens_per_second"]
-        rows.append([
-            f"On a GPU, {shape}; utilisation {ours['utilisation']:.2f}",
-            f"{ours['tokens_per_second']:,} tokens/s",
-            f"`transformers.Trainer` {theirs['tokens_per_second']:,} tokens/s",
-            f"{ratio:.2f} times as fast",
-        ])  # fmt: skip
+        other = ratio = NOT_MEASURED
+        if theirs:
+            other = f"`transformers.Trainer` {theirs['tokens_per_second']:,} tokens/s"
+            ratio = f"{ours['tokens_per_second'] / theirs['tokens_per_second']:.2f} times as fast"
+        said = f"On a GPU, {shape}; utilisation {ours['utilisation']:.2f}"
+        rows.append([said, f"{ours['tokens_per_second']:,} tokens/s", other, ratio])
     for row in contents["rows"]:
         if row["part"] == "imdb":
             said = f"{row['train_seconds']:g} s, accuracy {100 * row['accuracy']:.1f} %"
@@ -185,54 +194,93 @@ def details(results: Path, name: str) -> str:
     if not contents:
         return f"Not measured yet: `python benchmarks/{name}.py`."
     header, rows = _DETAILS[name](contents)
-    said = [*_accuracies(contents["rows"]), f"`{contents['command']}`."]
-    said.append(machine(contents["machine"]))
-    return f"{markdown(header, rows)}\n\n{' '.join(said)}"
+    said = [*_same(contents["rows"]), f"`{contents['command']}`.", machine(contents["machine"])]
+    tables = [markdown(header, rows), *_beside(contents["rows"])]
+    return "\n\n".join([*tables, " ".join(said)])
 
 
-def _accuracies(rows: list[dict]) -> list[str]:
-    """Does the faster side learn less? One sentence, where it was measured."""
-    found = [row for row in rows if row.get("comparison") == "accuracy"]
-    if not found:
-        return []
-    first = found[0]
-    sides = "; ".join(
-        f"{side} " + ", ".join(f"{100 * r['accuracy']:.1f}" for r in found if r["side"] == side)
-        for side in dict.fromkeys(row["side"] for row in found)
-    )
+def _same(rows: list[dict]) -> list[str]:
+    """Do both sides train the same thing?"""
     return [
-        f"Validation accuracy in % after {first['n_train']:,} texts of {first['data']}, seed by "
-        f"seed, on {first['n_validation']:,}: {sides}."
+        f"With one order of the texts and without dropout the losses of both sides over "
+        f"{row['updates']} updates differ by at most {row['largest_difference']:.1g} "
+        f"({row['losses']['ours'][0]:.4f} to {row['losses']['ours'][-1]:.4f})."
+        for row in rows
+        if row.get("comparison") == "same"
     ]
 
 
+def _beside(rows: list[dict]) -> list[str]:
+    """What training was measured by besides its speed: memory, and does the faster learn less?"""
+    tables = []
+    if memory := [row for row in rows if row.get("comparison") == "memory"]:
+        header = ["Job", "Compared", "Peak MB, ours", "Peak MB, Trainer", "Processes a side"]
+        tables.append(markdown(header, [
+            [row["job"], _COMPARISONS[row["of"]],
+             *(_megabytes(row["peak_memory_mb"][side]) for side in ("ours", "Trainer")),
+             str(row["processes"])]
+            for row in memory
+        ]))  # fmt: skip
+    found: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row.get("comparison") == "accuracy":
+            key = (row["job"], row["data"], row["of"], row["n_train"], row["n_validation"])
+            found.setdefault(key, []).append(row)
+    if found:
+        header = ["Job", "Data", "Compared", "Training / validation texts",
+                  "Validation accuracy % by seed, ours", "Trainer"]  # fmt: skip
+        tables.append(markdown(header, [
+            [job, data, _COMPARISONS[of], f"{n:,} / {n_validation:,}",
+             *(", ".join(f"{100 * row['accuracy']:.1f}" for row in group if row["side"] == side)
+               for side in ("ours", "Trainer"))]
+            for (job, data, of, n, n_validation), group in found.items()
+        ]))  # fmt: skip
+    return tables
+
+
+def _megabytes(value: dict[str, float]) -> str:
+    return f"{value['median']:,.0f} ({value['min']:,.0f} to {value['max']:,.0f})"
+
+
 def _all_training(contents: dict) -> tuple[list[str], Table]:
-    header = ["Job", "Data", "Compared", "Precision", "Seconds, ours", "Seconds, Trainer",
-              "Times as fast", "Share of the ceiling, ours / Trainer", "Peak MB, ours / Trainer",
-              "Loss of the first and last 5 updates, ours / Trainer"]  # fmt: skip
+    header = ["Job", "Data", "Compared", "Precision", "Tokens/s, ours", "Tokens/s, Trainer",
+              "Times as fast", "Padding %, ours / Trainer", "Share of the ceiling, ours / Trainer",
+              "Loss of the first and last third, ours / Trainer"]  # fmt: skip
     rows = []
     for row in contents["rows"]:
         if row["comparison"] not in _COMPARISONS:
             continue
-        share, losses = row["share_of_ceiling"], row["losses"]
-        memory = row.get("peak_memory_mb")
+        sides = ("ours", "Trainer")
+        padding = [f"{100 * row['padding'][side]['median']:.1f}" for side in sides]
+        share = [f"{row['share_of_ceiling'][side]['median']:.2f}" for side in sides]
+        losses = [", ".join(f"{value:.3f}" for value in row["losses"][side]) for side in sides]
         rows.append([
             row["job"], row["data"], _COMPARISONS[row["comparison"]], row["precision"],
-            spread(row["seconds"]["ours"]), spread(row["seconds"]["Trainer"]),
-            spread(row["speed_ratio"]), f"{share['ours']:.2f} / {share['Trainer']:.2f}",
-            f"{memory['ours']:,} / {memory['Trainer']:,}" if memory else "",
-            " / ".join(", ".join(f"{v:.3f}" for v in losses[side]) for side in ("ours", "Trainer")),
+            spread(row["tokens_per_second"]["ours"]), spread(row["tokens_per_second"]["Trainer"]),
+            spread(row["speed_ratio"]), *(" / ".join(pair) for pair in (padding, share, losses)),
         ])  # fmt: skip
     return header, rows
 
 
 def _all_accuracies(contents: dict) -> tuple[list[str], Table]:
-    header = ["Against", "Seed", "Target accuracy %", "Seconds, ours", "Seconds, Trainer"]
-    rows = [
-        [row["comparison"], str(one["seed"]), f"{100 * one['target']:.1f}", f"{one['ours']:g}",
-         f"{one['Trainer']:g}"]
-        for row in contents["rows"] if "comparison" in row for one in row["per_seed"]
-    ]  # fmt: skip
+    header = ["Against", "Seed", "Target accuracy %", "Seconds, ours", "Seconds, Trainer",
+              "Times as fast"]  # fmt: skip
+    rows = []
+    for row in contents["rows"]:
+        if "comparison" not in row:
+            continue
+        rows += [
+            [row["comparison"], str(one["seed"]), f"{100 * one['target']:.1f}", f"{one['ours']:g}",
+             f"{one['Trainer']:g}", f"{one['Trainer'] / one['ours']:.2f}"]
+            for one in row["per_seed"]
+        ]  # fmt: skip
+        last = "; ".join(
+            f"{side} {100 * v['median']:.1f} ({100 * v['min']:.1f} to {100 * v['max']:.1f})"
+            for side, v in row["last_accuracy"].items()
+        )
+        rates = ", ".join("default" if rate is None else f"{rate:g}" for rate in row["rates"])
+        rows.append([f"**{row['comparison']}**", f"rates {rates}", f"last: {last}", "", "",
+                     spread(row["speed_ratio"])])  # fmt: skip
     return header, rows
 
 
@@ -263,7 +311,8 @@ def _all_scaling(contents: dict) -> tuple[list[str], Table]:
     ]  # fmt: skip
     for axis, found in contents["slopes"].items():
         said = f"power {found['measured']:.2f}, theory {found['theory']:.2f}"
-        rows.append([f"**{axis}**", "", "", "", said, "", "", ""])
+        memory = f"power {found['memory']:.2f}" if "memory" in found else ""
+        rows.append([f"**{axis}**", "", "", "", said, memory, "", ""])
     return header, rows
 
 
@@ -292,7 +341,7 @@ def _all_shares(contents: dict) -> tuple[list[str], Table]:
     jobs = contents["rows"]
     names = sorted({name for row in jobs for name in row["shares"]},
                    key=lambda name: -max(row["shares"].get(name, 0) for row in jobs))  # fmt: skip
-    header = ["% of the processor's time", *(row["job"] for row in jobs)]
+    header = ["% of the operators' time", *(row["job"] for row in jobs)]
     rows = [[name, *(f"{100 * row['shares'].get(name, 0):.1f}" for row in jobs)] for name in names]
     return header, rows
 

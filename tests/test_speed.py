@@ -1,8 +1,10 @@
 """The benchmarks' arithmetic and the pages made of their results."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -71,6 +73,49 @@ def test_scaling_counts_the_operations_that_torch_counts(benchmarks):
         assert counter.get_total_flops() == pytest.approx(weights, rel=0.03)
 
 
+def test_trainer_can_group_by_length_in_every_job(benchmarks):
+    """Its sampler sorts within pieces of n / (4 batch) batches: few texts it does not group."""
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    def waste(n: int, batch_size: int) -> float:
+        draw = torch.Generator().manual_seed(0)
+        lengths = torch.randint(20, 256, (n,), generator=draw).tolist()
+        order = list(LengthGroupedSampler(batch_size, lengths=lengths, generator=draw))
+        batches = [order[i : i + batch_size] for i in range(0, n, batch_size)]
+        computed = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+        return 1 - sum(lengths) / computed
+
+    for job in benchmarks("common").JOBS:
+        assert waste(job.pool, job.batch_size) < 0.02
+        assert waste(job.batch_size * job.updates, job.batch_size) > 0.1, "the trap is gone"
+
+
+def test_work_is_counted_in_front_of_the_model(benchmarks):
+    class Echo(torch.nn.Module):
+        def forward(self, x, attention_mask):
+            return x
+
+    common, model = benchmarks("common"), Echo()
+    work = common.Work(model)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
+    for _ in range(2):
+        model(mask, attention_mask=mask)
+    assert (work.tokens, work.positions, work.squares) == (8, 16, 20)
+    assert work.padding == 0.5
+    # By hand, one layer of width 2: 12 * 4 weights, 6 operations each; attention 12 * 2 a pair.
+    assert common.operations(1, 2, 8, 20, shortened=False) == 6 * 48 * 8 + 24 * 20
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_the_gpu_benchmark_runs_in_small_on_a_cpu(benchmarks):
+    gpu = benchmarks("gpu")
+    rows = list(gpu.throughput(SimpleNamespace(small=True, rounds=1)))
+    assert [row["side"] for row in rows[:2]] == ["ours", "ours, torch.compile"]
+    assert all(row["tokens_per_second"] > 0 and 0 < row["utilisation"] < 1 for row in rows)
+    shape = gpu.SMALL[0]
+    assert rows[0]["updates"] == shape.updates - 1  # the first update is not timed
+
+
 def test_slope_is_the_power_of_the_largest_settings(benchmarks):
     scaling = benchmarks("scaling")
     rows = [{"n": n, "seconds": 5 + 0 * n if n < 4 else 0.1 * n**1.5} for n in (1, 2, 4, 8, 16)]
@@ -111,22 +156,29 @@ def test_pages_say_what_was_measured(tmp_path):
     spread = {"median": 2.0, "min": 1.5, "max": 2.25}
     training = {
         "comparison": "defaults", "job": "SST-5", "data": "sst5", "precision": "float32",
-        "seconds": {"ours": spread, "Trainer": spread | {"median": 4}}, "speed_ratio": spread,
-        "share_of_ceiling": {"ours": 0.6, "Trainer": 0.3},
+        "tokens_per_second": {"ours": spread | {"median": 2000.4},
+                              "Trainer": spread | {"median": 999.6}},
+        "speed_ratio": spread, "padding": {s: {"median": p} for s, p in (("ours", 0.03),
+                                                                         ("Trainer", 0.5))},
+        "share_of_ceiling": {"ours": {"median": 0.6}, "Trainer": {"median": 0.3}},
         "losses": {"ours": [1.6, 1.5], "Trainer": [1.61, 1.4]},
     }  # fmt: skip
-    accuracy = {"comparison": "accuracy", "data": "rt5", "n_train": 3200, "n_validation": 1000}
+    accuracy = {"comparison": "accuracy", "of": "best", "job": "SST-5", "data": "rt5"}
+    accuracy |= {"n_train": 3200, "n_validation": 1000}
     accuracies = [
         accuracy | {"side": side, "accuracy": value}
         for side, value in (("ours", 0.5), ("Trainer", 0.49), ("ours", 0.475))
     ]
-    write(tmp_path, "training", [training, *accuracies])
+    peaks = {"median": 1200.0, "min": 1190.0, "max": 1210.0}
+    memory = {"comparison": "memory", "of": "best", "job": "SST-5", "processes": 3}
+    memory |= {"peak_memory_mb": {"ours": peaks, "Trainer": peaks | {"median": 1300.0}}}
+    write(tmp_path, "training", [training, memory, *accuracies])
     slopes = {"length": {"measured": 1.11, "theory": 1.2}}
     write(tmp_path, "scaling", [], slopes=slopes)
     page = speed.summary(tmp_path)
     assert (
-        "| Training, SST-5; defaults of both | 2 s | `transformers.Trainer` 4 s "
-        "| 2 (1.5 to 2.25) times as fast |" in page
+        "| Training, SST-5; defaults of both | 2,000 tokens/s "
+        "| `transformers.Trainer` 1,000 tokens/s | 2 (1.5 to 2.25) times as fast |" in page
     )
     assert (
         "| Twice the sequence length: an update takes | 2.16 times as long | operations: 2.30"
@@ -150,7 +202,8 @@ def test_pages_say_what_was_measured(tmp_path):
 
     marks = "<!-- {0}:begin (sft-teach results) -->\n<!-- {0}:end -->\n"
     text = readme.with_benchmarks(marks.format("training") + marks.format("resume"), tmp_path)
-    assert "| 0.60 / 0.30 | | 1.600, 1.500 / 1.610, 1.400 |" in text
-    said = "after 3,200 texts of rt5, seed by seed, on 1,000: ours 50.0, 47.5; Trainer 49.0."
-    assert said in text
+    assert "| 3.0 / 50.0 | 0.60 / 0.30 | 1.600, 1.500 / 1.610, 1.400 |" in text
+    assert "| 1,200 (1,190 to 1,210) | 1,300 (1,190 to 1,210) | 3 |" in text
+    assert "| SST-5 | rt5 | same precision, both at their best | 3,200 / 1,000 |" in text
+    assert "| 50.0, 47.5 | 49.0 |" in text
     assert "Not measured yet: `python benchmarks/resume.py`." in text
