@@ -39,6 +39,9 @@ _FOLDER = re.compile(r"step-(\d{8})$")
 def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder to write into, which becomes `folder` when all is on disk.
 
+    Replacing takes two renames. Who is killed between them finds the older folder beside its place,
+    as `.NAME.old-PROCESS`.
+
     Raises:
         CheckpointError: the disk is full, the place is not writable, or `folder` exists and
             `replace` is False. What was there before is untouched.
@@ -56,8 +59,12 @@ def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
         if replace and folder.exists():
             old = folder.parent / f".{folder.name}.old-{os.getpid()}"
             os.rename(folder, old)
-            os.rename(temporary, folder)
-            shutil.rmtree(old)
+            try:
+                os.rename(temporary, folder)
+            except OSError:
+                os.rename(old, folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(temporary, folder)
         _sync(folder.parent)
@@ -124,7 +131,7 @@ class Store:
         with atomic_folder(target) as folder:
             save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
             if hasattr(model, "config"):
-                model.config.to_json_file(folder / "config.json")
+                (folder / "config.json").write_text(model.config.to_json_string())
             tensors, groups = _flatten(optimizer)
             save_file(tensors, folder / "optimizer.safetensors")
             if best_weights is not None:
@@ -134,8 +141,8 @@ class Store:
             save_file(rng, folder / "rng.safetensors")
             whole = state | {"parameter_groups": groups, "shapes": _shapes(model)}
             (folder / "state.json").write_text(json.dumps(whole))
-        for old in _checkpoints(self.folder):
-            if old != target:
+        for old in self.folder.glob("step-*"):  # one that was partly removed by a kill as well
+            if old != target and _FOLDER.search(old.name):
                 shutil.rmtree(old, ignore_errors=True)
         return target
 

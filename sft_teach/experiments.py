@@ -369,14 +369,28 @@ def pretraining_rows(work: Folder) -> Iterator[Row]:
     """
     from sft_teach import pretraining
 
-    splits = work.load("rotten_tomatoes")
-    texts = [*work.load("imdb")["train"]["text"], *splits["train"]["text"]]
+    splits, texts = work.load("rotten_tomatoes"), unlabelled(work)
     done = {(row["setting"], row["labels"], row["seed"]) for row in work.rows}
     about = {"data": "rotten_tomatoes", "source": environment.kind(work.source)}
     for row in pretraining.pretraining_rows(
         splits, texts, SEEDS, done=done, cache=work.checkpoints
     ):
         yield about | row
+
+
+def masked_rows(work: Folder) -> Iterator[Row]:
+    """What a masked model learns from the text that the own causal model was pretrained on."""
+    from sft_teach import pretraining
+
+    if not work.done(setting="masked language model"):
+        row = pretraining.masked_row(unlabelled(work), work.checkpoints)
+        yield {"source": environment.kind(work.source)} | row
+
+
+def unlabelled(work: Folder) -> list[str]:
+    """The training texts of IMDB and Rotten Tomatoes."""
+    parts = (work.load(name)["train"]["text"] for name in ("imdb", "rotten_tomatoes"))
+    return [text for part in parts for text in part]
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[Folder], Iterator[Row]], str]] = {
@@ -386,4 +400,5 @@ EXPERIMENTS: dict[str, tuple[Callable[[Folder], Iterator[Row]], str]] = {
     "truncation": (truncation_rows, "IMDB: which 128 tokens to keep, 5,000 reviews, one epoch"),
     "weights": (weights_rows, "SST-5: class weights and label smoothing, all data, 3 epochs"),
     "pretraining": (pretraining_rows, "Fine-tuning from random, own and published pretraining"),
+    "masked": (masked_rows, "A masked language model of our own on the same text, by kind of gap"),
 }

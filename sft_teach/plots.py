@@ -129,17 +129,26 @@ def show(fig: Figure, alt: str, caption: str) -> None:
     text = figure_html(fig, alt, caption)
     if "matplotlib.pyplot" in sys.modules:  # a pyplot figure would otherwise appear a second time
         sys.modules["matplotlib.pyplot"].close(fig)
-    display_html(text)
+    if in_notebook():
+        display_html(text)
+    else:
+        print(f"[figure: {' '.join(alt.split())}]\n{' '.join(caption.split())}")
+
+
+def in_notebook() -> bool:
+    """False in a plain Python process, such as a notebook that was exported as a script."""
+    from IPython import get_ipython
+
+    return get_ipython() is not None
 
 
 def display_html(text: str, handle: Any = None, new_handle: bool = False):
     """Display HTML in a notebook, or update `handle`; outside of IPython, do nothing."""
-    from IPython import get_ipython
     from IPython.display import HTML, display
 
     if handle is not None:
         handle.update(HTML(text))
-    elif get_ipython() is not None:
+    elif in_notebook():
         return display(HTML(text), display_id=new_handle or None)
     return handle
 
@@ -164,11 +173,16 @@ def table(
         caption: the sentence above the table.
         decimals: digits after the point for floats; integers get thousands separators.
     """
-    display_html(make_table(rows, columns, caption, decimals))
+    if in_notebook():
+        display_html(make_table(rows, columns, caption, decimals))
+        return
+    columns, cells = _rectangle(rows, columns)
+    lines = [columns, *([_cell(value, decimals) for value in row] for row in cells)]
+    print("\n".join([caption, *(" | ".join(map(str, line)) for line in lines)]).strip())
 
 
-def make_table(rows, columns=None, caption: str = "", decimals: int = 3) -> str:
-    """The HTML that `table` displays."""
+def _rectangle(rows, columns) -> tuple[list, list[list]]:
+    """Column names and the cells of each row, as many as there are columns."""
     rows = list(rows)
     if columns is None:
         if not rows or not isinstance(rows[0], Mapping):
@@ -181,6 +195,12 @@ def make_table(rows, columns=None, caption: str = "", decimals: int = 3) -> str:
             f"Row {wrong[0]} of the table has {len(cells[wrong[0]])} values, expected "
             f"{len(columns)}, one for each of {list(columns)}."
         )
+    return list(columns), cells
+
+
+def make_table(rows, columns=None, caption: str = "", decimals: int = 3) -> str:
+    """The HTML that `table` displays."""
+    columns, cells = _rectangle(rows, columns)
     numeric = [
         all(_is_number(row[j]) or row[j] is None for row in cells) for j in range(len(columns))
     ]

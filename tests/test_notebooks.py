@@ -131,3 +131,18 @@ def test_official_splits_run_from_a_mirror(number, repository):
         command, cwd=repository, env=os.environ | switches, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+def test_notebooks_run_as_exported_scripts(path, notebook, tmp_path):
+    """On a machine without Jupyter's pages: all of them compile, and the fastest one runs."""
+    from nbconvert import PythonExporter
+
+    source, _ = PythonExporter().from_notebook_node(notebook)
+    compile(source, path.name, "exec")
+    assert "get_ipython" not in source
+    if path.stem.startswith("03"):
+        script = tmp_path / "script.py"
+        script.write_text(source, encoding="utf-8")
+        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "[figure: " in done.stdout and " | " in done.stdout  # figures and tables in words

@@ -65,6 +65,7 @@ def displayed(monkeypatch) -> list[str]:
     """What would have been displayed in a notebook."""
     found: list[str] = []
     monkeypatch.setattr(plots, "display_html", lambda text, *_, **__: found.append(text))
+    monkeypatch.setattr(plots, "in_notebook", lambda: True)
     return found
 
 
@@ -83,6 +84,16 @@ def test_every_axis_is_labelled(name):
         shared = ax.get_shared_x_axes().get_siblings(ax)
         assert ax.get_ylabel() or ax.get_xlabel()
         assert any(other.get_xlabel() for other in shared) or ax.get_label() == "<colorbar>"
+
+
+def test_outside_of_a_notebook_figures_and_tables_are_words(capsys):
+    fig, ax = plots.figure()
+    plots.show(fig, alt="Bars: 1 and 2.", caption="Two bars.")
+    plots.table([["a", 0.5], ["b", (1, 2)]], ["name", "value"], "A table", decimals=1)
+    said = capsys.readouterr().out
+    assert (
+        said == "[figure: Bars: 1 and 2.]\nTwo bars.\nA table\nname | value\na | 0.5\nb | 1 to 2\n"
+    )
 
 
 def test_show_escapes_alt_and_caption(displayed):

@@ -324,6 +324,44 @@ def test_the_comparison_resumes_by_row_and_pretrains_once(small, tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_a_masked_model_is_asked_by_kind_of_gap(small, tmp_path):
+    row = pretraining.masked_row(TEXTS, tmp_path, updates=3)
+    assert row["updates"] == 3 and not row["resumed"] and len(row["losses"]) == 1
+    again = pretraining.masked_row(TEXTS, tmp_path, updates=3)
+    assert again["resumed"] and again["kinds"] == row["kinds"]
+    asked = {kind: found["asked"] for kind, found in row["kinds"].items()}
+    assert asked["[MASK]"] > asked["the token itself"]
+
+
+def test_losses_by_kind_of_gap_by_hand():
+    class Copier(torch.nn.Module):
+        """Sure of what it sees: the probability of that token is e^5 / (e^5 + 9)."""
+
+        def forward(self, input_ids):
+            logits = 5.0 * torch.nn.functional.one_hot(input_ids, 10).float()
+            return type("Output", (), {"logits": logits})
+
+    batch = {
+        "input_ids": torch.tensor([[2, 4, 7, 8, 9, 3]]),  # [CLS] [MASK] itself, another, unasked
+        "labels": torch.tensor([[-100, 6, 7, 5, -100, -100]]),
+    }
+    frequencies = torch.ones(10).double()
+    frequencies[6] = 11.0  # of 20
+    found = pretraining.masked_losses(Copier(), batch, frequencies)
+    wrong = math.log(math.exp(5) + 9)
+    assert found["[MASK]"] == {
+        "asked": 1,
+        "loss": round(wrong, 4),
+        "unigram": round(-math.log(11 / 20), 4),
+    }
+    assert found["the token itself"]["loss"] == round(wrong - 5, 4)
+    assert found["another token"] == {
+        "asked": 1,
+        "loss": round(wrong, 4),
+        "unigram": round(math.log(20), 4),
+    }
+
+
 def test_random_and_own_pretraining_differ_in_weights_only(small, tmp_path):
     starts = pretraining.StartingPoints(TEXTS, tmp_path)
     random_model, first = starts.get("random", seed=0)

@@ -466,6 +466,25 @@ def test_a_read_only_folder_stops_before_training(tmp_path, monkeypatch):
         run(tiny(), batches(), quick(), output_dir=tmp_path / "run")
 
 
+def test_a_model_that_cannot_be_replaced_keeps_its_name(tmp_path, monkeypatch):
+    folder, real, calls = tmp_path / "model", os.rename, []
+
+    def rename(a, b):
+        calls.append(b)
+        if len(calls) == 2:  # the old one is out of the way, the new one does not get there
+            raise OSError(28, "No space left on device")
+        real(a, b)
+
+    folder.mkdir()
+    (folder / "old").write_text("still here")
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(CheckpointError, match="Nothing that was there before has been changed"):
+        with checkpoint.atomic_folder(folder, replace=True) as temporary:
+            (temporary / "new").write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (folder / "old").read_text() == "still here"
+
+
 def test_a_failing_save_leaves_the_previous_checkpoint_usable(tmp_path, monkeypatch):
     config = quick(checkpoint_every=4, log_every=1)
     calls = {"n": 0}
