@@ -9,6 +9,7 @@ It trains anything whose batches are dicts of tensors with `labels` in them and 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import json
@@ -432,6 +433,8 @@ class _Run:
             every = self.config.checkpoint_every
             if self.store and (self.step % every == 0 if every else evaluated):
                 self.save_checkpoint()
+            if self.step % _TRIM_EVERY == 0:
+                release_memory()
             if self.step == self.total or self.history.stopped_early:
                 return
 
@@ -632,6 +635,20 @@ def _join_process_group() -> tuple[int, int]:
     if not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
+
+
+_TRIM_EVERY = 100  # updates
+
+
+def release_memory() -> None:
+    """Give memory that is free inside of this process back to the system (Linux with glibc).
+
+    Batches of ever other lengths leave gaps in it that glibc keeps: after 550 updates of 16 reviews
+    a process held 5.5 GB where 1.9 were in use.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _peak_memory_mb(device: torch.device) -> float:
