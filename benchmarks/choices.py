@@ -1,6 +1,6 @@
 """What each choice of the loop is worth: the same training with one thing changed, taking turns.
 
-    python benchmarks/choices.py                     # about 35 minutes on two cores
+    python benchmarks/choices.py
 
 Above 1.0 the choice pays: the run without it takes so many times as long for a real token. Some
 changes are no alternative but a bound: without any dropout, say, one sees what faster random
@@ -25,28 +25,22 @@ from unittest import mock
 
 import common
 import torch
+from sides import without_dropout
 from torch import nn
 
 from sft_teach import models, training
 from sft_teach.batching import LengthGroupedBatches
 
 
-class RandomBatches(LengthGroupedBatches):
-    """Windows of one batch: nothing to group."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options, window=1)
-
-
 class PreparedBatches(LengthGroupedBatches):
-    """All tensors made beforehand, which takes memory for a whole epoch of them."""
+    """The tensors of an epoch, made by whoever asks first after a change of the seed."""
+
+    prepared_for = None
 
     def __iter__(self):
-        if not hasattr(self, "prepared"):
-            self.prepared = {}
-        if self.seed not in self.prepared:
-            self.prepared[self.seed] = list(super().__iter__())
-        return iter(self.prepared[self.seed])
+        if self.prepared_for != self.seed:
+            self.prepared, self.prepared_for = list(super().__iter__()), self.seed
+        return iter(self.prepared)
 
 
 @dataclass
@@ -57,16 +51,10 @@ class Change:
     encoder: dict = field(default_factory=dict)  # arguments of load_encoder
     model: Callable | None = None  # called with the model
     config: dict = field(default_factory=dict)
-    batches: type = LengthGroupedBatches
+    batches: Callable = LengthGroupedBatches
     patch: Callable = contextlib.nullcontext
     threads: int | None = None
     once: bool = False  # so slow that one round on the first job must do
-
-
-def without_dropout(model) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
 
 
 def frozen_embeddings(model) -> None:
@@ -93,7 +81,8 @@ UPDATES = (10, 5, 4)  # of each job
 AS_IT_IS = Change("as it is")
 CHANGES = [
     Change("nothing, once more (how far chance goes)"),
-    Change("batches in random order, padded to their longest", batches=RandomBatches),
+    Change("batches in random order, padded to their longest",
+           batches=partial(LengthGroupedBatches, window=1)),
     Change("tensors of all batches made beforehand (a bound)", batches=PreparedBatches),
     Change("attention dropout 0.1, as published (no fused attention)",
            encoder={"attention_dropout": 0.1}),

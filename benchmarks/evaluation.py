@@ -1,6 +1,6 @@
 """Evaluation speed against `transformers.pipeline`, from raw texts to answers, taking turns.
 
-    python benchmarks/evaluation.py                  # about 20 minutes on two cores
+    python benchmarks/evaluation.py
 
 Same weights, precision and threads, IMDB reviews cut at 256 tokens. The pipeline is given the texts
 as they come, with batch sizes from 1 to 64, and once sorted by their number of characters, as a
@@ -25,7 +25,7 @@ from sft_teach import batching, data, evaluation, models, training
 
 MAX_LENGTH = 256
 BATCH_SIZES = (1, 4, 8, 16, 32, 64)
-OURS = 16  # on two cores 8 and 16 were the fastest of 4 to 64: the caches are small
+OURS = 16  # small enough for the caches
 
 
 def main() -> None:

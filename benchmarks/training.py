@@ -1,8 +1,8 @@
 """Training speed against `transformers.Trainer`, in one process, the sides taking turns.
 
-    python benchmarks/training.py speed              # about 45 minutes on two quiet cores
-    python benchmarks/training.py memory             # about 15 minutes, on a busy machine too
-    python benchmarks/training.py accuracy           # about an hour, on a busy machine too
+    python benchmarks/training.py speed              # on a quiet machine
+    python benchmarks/training.py memory             # on a busy one too
+    python benchmarks/training.py accuracy           # likewise
     python benchmarks/training.py speed --rounds 1 --jobs 0
 
 Without a word all of them, and "same": with one order of the texts and without dropout both sides
@@ -151,9 +151,7 @@ def same(options) -> list[dict]:
     job = replace(common.JOBS[0], updates=10)
     ids, labels, names = common.ids_of(job, job.batch_size * job.updates)
     start = model_of("Trainer", "best", names)
-    for module in start.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    sides.without_dropout(start)
     pieces = [slice(i, i + job.batch_size) for i in range(0, len(ids), job.batch_size)]
     batches = [collate(ids[piece], labels[piece]) for piece in pieces]
     config = training.TrainingConfig(learning_rate=LEARNING_RATE, warmup_fraction=0.0)
@@ -187,8 +185,7 @@ def accuracy(options) -> list[dict]:
         n = min(n, options.train or n)
         ids, labels, names = common.ids_of(job, n)
         held_out, truth, _ = common.ids_of(job, 1000, "validation")
-        whole = common.Job(job.name, job.data, job.max_length, job.batch_size,
-                           n // job.batch_size, n)  # fmt: skip
+        whole = replace(job, updates=n // job.batch_size)
         batches = LengthGroupedBatches(held_out, truth, 16, shuffle=False)
         for seed in range(options.seeds):
             for side in SIDES:
@@ -215,7 +212,7 @@ def memory(options) -> list[dict]:
             for _ in range(options.processes):
                 for side in SIDES:
                     found = common.own_process(
-                        "training.py", "alone", "--alone", side, str(number), comparison
+                        "training.py", "--alone", side, str(number), comparison
                     )
                     peaks[side].append(found["peak_mb"])
             rows.append({"comparison": "memory", "of": comparison, "job": common.JOBS[number].name,
@@ -237,7 +234,7 @@ PARTS = {"same": same, "speed": speed, "memory": memory, "accuracy": accuracy}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=[*PARTS, "all", "alone"], default="all")
+    parser.add_argument("part", nargs="?", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, nargs="*", default=range(len(common.JOBS)))
     parser.add_argument("--seeds", type=int, default=3)
@@ -246,7 +243,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.part == "alone":
+    if options.alone:
         side, number, comparison = options.alone
         alone(side, int(number), comparison)
         return

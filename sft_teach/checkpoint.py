@@ -141,16 +141,20 @@ class Store:
             save_file(rng, folder / "rng.safetensors")
             whole = state | {"parameter_groups": groups, "shapes": _shapes(model)}
             (folder / "state.json").write_text(json.dumps(whole))
-        for old in self.folder.glob("step-*"):  # one that was partly removed by a kill as well
-            if old != target and _FOLDER.search(old.name):
+        for old in _folders(self.folder):  # one that was partly removed by a kill as well
+            if old != target:
                 shutil.rmtree(old, ignore_errors=True)
         return target
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints in a folder, oldest first."""
-    found = [path for path in folder.glob("step-*") if _FOLDER.search(path.name)]
-    return sorted(path for path in found if (path / "state.json").is_file())
+    return sorted(path for path in _folders(folder) if (path / "state.json").is_file())
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Whatever has a checkpoint's name."""
+    return [path for path in folder.glob("step-*") if _FOLDER.search(path.name)]
 
 
 def find(path: str | Path) -> Path:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sft_teach import environment
+from sft_teach import environment, speed
 from sft_teach.errors import DataError
 
 SEEDS = (0, 1, 2)
@@ -135,14 +135,12 @@ def machine() -> dict[str, str | int]:
 
 
 def measured_on(rows: list[Row]) -> str:
-    """One line per kind of machine and precision: what a table's seconds were measured on."""
+    """One line per kind of machine: what a table's seconds are, and where they were measured."""
     lines = {}
     for row in rows:
-        at = row["machine"]
-        threads = f"{at['threads']} thread" + "s" * (at["threads"] != 1)
-        kind = "processor time per thread" if at["gpu"] == "none" else "wall time"
-        gpu = "no GPU" if at["gpu"] == "none" else at["gpu"]
-        where = f"seconds are {kind} on {at['cpu']}, {threads}, {gpu}, torch {at['torch']}"
+        wall = row["machine"]["gpu"] != "none" or row.get("resumed")
+        kind = "wall time" if wall else "processor time per thread"
+        where = f"seconds are {kind} on {speed.place(row['machine'], ['torch'])}"
         what = f"{row.get('setting', row.get('data', ''))}, seed {row['seed']}"
         lines.setdefault(where, []).append(what)
     if len(lines) == 1:
@@ -294,8 +292,8 @@ def imdb_rows(work: Folder) -> Iterator[Row]:
     """MiniLM on all of IMDB's official split at 256 tokens, one epoch.
 
     The learning rate is SST-5's usual 1e-4, not tuned here: no validation data are held out, so
-    that all 25,000 reviews can be trained on. An update sees 32 reviews, as two batches of 16: on a
-    CPU that is a tenth faster than one of 32, whose activations leave the cache.
+    that all 25,000 reviews can be trained on. An update sees 32 reviews, as two batches of 16:
+    fewer activations at a time leave a CPU's cache.
     """
     splits = work.load("imdb")
     for seed in (0,):

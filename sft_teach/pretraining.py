@@ -375,34 +375,15 @@ def pretrain(texts: Sequence[str], cache: str | Path, updates: int | None = None
         (tokenizer, model, about): `about` says tokens, seconds and losses (nats per token).
     """
     from safetensors.torch import load_model, save_model
-    from transformers import AutoTokenizer
-
-    from sft_teach import training
 
     cache = Path(cache)
-    if not (cache / "tokenizer.json").is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(texts, VOCAB_SIZE).save_pretrained(cache)
-    tokenizer = AutoTokenizer.from_pretrained(str(cache))
+    tokenizer = _own_tokenizer(texts, cache)
     model = own_model(tokenizer)
     if (cache / "pretraining.json").is_file():
         load_model(model, cache / "model.safetensors")
         return tokenizer, model, json.loads((cache / "pretraining.json").read_text())
     held_out, blocks = _blocks(texts, tokenizer)
-    config = training.TrainingConfig(
-        learning_rate=PRETRAINING["learning_rate"],
-        epochs=PRETRAINING["passes"],
-        max_steps=updates,
-        eval_every=500,
-    )
-    batches = PackedBatches(blocks, "causal", batch_size=PRETRAINING["batch_size"])
-    checks = PackedBatches(held_out, "causal", batch_size=20, shuffle=False)
-    folder = cache / "checkpoints"
-    started = any(folder.glob("step-*/state.json"))
-    history = training.fit(
-        model, batches, config, validation=checks,
-        output_dir=folder, resume_from=folder if started else None,
-    )  # fmt: skip
+    history, _ = _language_model_run(model, blocks, held_out, "causal", tokenizer, cache, updates)
     about = {
         "tokens": blocks.numel(),
         "tokens_seen": history.tokens,
@@ -465,32 +446,18 @@ def masked_row(texts: Sequence[str], cache: str | Path, updates: int | None = No
         A row of results: tokens, seconds (as `experiments.stop_watch` counts them, unless the run
         was resumed), the losses on the way and, at the end, `masked_losses` on text kept aside.
     """
-    from transformers import AutoTokenizer
-
-    from sft_teach import models, training
+    from sft_teach import models
     from sft_teach.experiments import stop_watch
 
     cache = Path(cache)
-    if not (cache / "tokenizer.json").is_file():
-        train_tokenizer(texts, VOCAB_SIZE).save_pretrained(cache)
-    tokenizer = AutoTokenizer.from_pretrained(str(cache))
+    tokenizer = _own_tokenizer(texts, cache)
     held_out, blocks = _blocks(texts, tokenizer)
     size = {key: OWN[key] for key in ("hidden_size", "layers", "heads")}
     model = models.tiny_bert(len(tokenizer), **size, max_length=OWN["max_length"], seed=0)
-    config = training.TrainingConfig(
-        learning_rate=PRETRAINING["learning_rate"],
-        epochs=PRETRAINING["passes"],
-        max_steps=updates,
-        eval_every=500,
+    clock = stop_watch()
+    history, resumed = _language_model_run(
+        model, blocks, held_out, "masked", tokenizer, cache, updates
     )
-    batches = PackedBatches(blocks, "masked", tokenizer, PRETRAINING["batch_size"])
-    checks = PackedBatches(held_out, "masked", tokenizer, 20, shuffle=False)
-    folder, clock = cache / "checkpoints", stop_watch()
-    started = any(folder.glob("step-*/state.json"))
-    history = training.fit(
-        model, batches, config, validation=checks,
-        output_dir=folder, resume_from=folder if started else None,
-    )  # fmt: skip
     counts = torch.bincount(blocks[:, 1:].flatten(), minlength=len(tokenizer)).double() + 1
     [batch] = PackedBatches(held_out, "masked", tokenizer, len(held_out), shuffle=False)
     return {
@@ -499,14 +466,49 @@ def masked_row(texts: Sequence[str], cache: str | Path, updates: int | None = No
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_seen": history.tokens,
         "updates": len(history.steps),
-        "seconds": round(history.seconds if started else clock()),
-        "resumed": started,
+        "seconds": round(history.seconds if resumed else clock()),
+        "resumed": resumed,
         "precision": history.precision,
         "device": history.device,
         "losses": [round(e["loss"], 4) for e in history.evaluations],
         "loss_uniform": round(math.log(len(tokenizer)), 4),
         "kinds": masked_losses(model.cpu(), batch, counts),
     }
+
+
+def _own_tokenizer(texts: Sequence[str], cache: Path):
+    """The tokenizer that `cache` holds; made from the texts first if it is not there."""
+    from transformers import AutoTokenizer
+
+    if not (cache / "tokenizer.json").is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        train_tokenizer(texts, VOCAB_SIZE).save_pretrained(cache)
+    return AutoTokenizer.from_pretrained(str(cache))
+
+
+def _language_model_run(model, blocks, held_out, objective: str, tokenizer, cache: Path, updates):
+    """Train by `PRETRAINING`, from the checkpoint in `cache` if one is there.
+
+    Returns:
+        (history, whether it was resumed).
+    """
+    from sft_teach import training
+
+    config = training.TrainingConfig(
+        learning_rate=PRETRAINING["learning_rate"],
+        epochs=PRETRAINING["passes"],
+        max_steps=updates,
+        eval_every=500,
+    )
+    batches = PackedBatches(blocks, objective, tokenizer, PRETRAINING["batch_size"])
+    checks = PackedBatches(held_out, objective, tokenizer, 20, shuffle=False)
+    folder = cache / "checkpoints"
+    resumed = any(folder.glob("step-*/state.json"))
+    history = training.fit(
+        model, batches, config, validation=checks,
+        output_dir=folder, resume_from=folder if resumed else None,
+    )  # fmt: skip
+    return history, resumed
 
 
 def _blocks(texts: Sequence[str], tokenizer) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,8 @@ def _cells(rows: list[dict]) -> str:
 
     first, accuracy = rows[0], [row["accuracy"] for row in rows]
     mean, low, high = seeds_summary(accuracy) if len(rows) > 1 else (*accuracy, *first["interval"])
-    seconds = [row["train_seconds"] for row in rows if row.get("train_seconds") is not None]
+    # Of a resumed run only the wall time is known, and that is no row of this column.
+    seconds = [row["train_seconds"] for row in rows if not row.get("resumed")]
     cells = [
         SETTINGS.get(first["setting"], first["setting"]),
         f"{first['n_train']:,} / {first['n_test']:,}",

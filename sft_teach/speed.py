@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 NOT_MEASURED = "not measured"
-_VERSIONS = ("torch", "transformers", "accelerate")
 Table = list[list[str]]
 
 
@@ -18,12 +17,17 @@ def read(results: Path, name: str) -> dict:
 
 def machine(machine: dict) -> str:
     """One sentence about what the numbers were measured on."""
+    return f"Machine: {place(machine)}."
+
+
+def place(machine: dict, packages: Iterable[str] = ("torch", "transformers", "accelerate")) -> str:
+    """Processor, threads, GPU and versions of a machine, as `experiments.machine` tells them."""
     gpu = "no GPU" if machine["gpu"] == "none" else machine["gpu"]
     threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
     versions = [
-        f"{name} {machine[name]}" for name in _VERSIONS if machine.get(name, "none") != "none"
+        f"{name} {machine[name]}" for name in packages if machine.get(name, "none") != "none"
     ]
-    return f"Machine: {machine['cpu']}, {threads}, {gpu}, {', '.join(versions)}."
+    return ", ".join([machine["cpu"], threads, gpu, *versions])
 
 
 def markdown(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -53,8 +57,7 @@ def summary(results: Path) -> str:
         else:
             rows.append([f"{name} (`benchmarks/{name}.py`)", NOT_MEASURED, "", ""])
     notes = [
-        "Medians (smallest to largest); grading: one run each, a second job gains nothing on two "
-        "cores.",
+        "Medians (smallest to largest); grading: one run each.",
         *dict.fromkeys(machines),
     ]
     table = markdown(["Measured", "Ours", "Compared with", "Ratio"], rows)

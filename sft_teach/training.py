@@ -235,11 +235,11 @@ def label_weight(labels: Tensor, class_weights: Tensor | None = None) -> float:
     counted = labels[labels != IGNORED]
     if class_weights is None:
         return float(counted.numel())
-    require_classes(counted, len(class_weights))
+    require_classes(counted, len(class_weights), "the class_weights'")
     return float(class_weights.to(counted.device)[counted].double().sum())
 
 
-def require_classes(labels: Tensor, classes: int) -> None:
+def require_classes(labels: Tensor, classes: int, whose: str = "the model's") -> None:
     """Raise DataError where a label is neither -100 nor one of 0..classes-1.
 
     Looks at labels in the CPU's memory only: asking a GPU would make every update wait.
@@ -249,8 +249,8 @@ def require_classes(labels: Tensor, classes: int) -> None:
     wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
     if wrong.numel():
         raise DataError(
-            f"Label {wrong[0].item()} is outside the model's {classes} classes. Labels count from "
-            "0; num_labels must be the largest label plus 1, and class_weights as many."
+            f"Label {wrong[0].item()} is outside {whose} {classes} classes. Labels count from 0; "
+            "num_labels must be the largest label plus 1, and class_weights as many."
         )
 
 
@@ -478,7 +478,7 @@ class _Run:
             with contextlib.nullcontext() if alone else self.wrapped.no_sync():
                 with autocast(self.device, self.dtype):
                     logits = forward(self.wrapped, part)
-                self.require_classes(batch["labels"], logits.shape[-1])
+                self.check_classes(batch["labels"], logits.shape[-1])
                 loss = cross_entropy_sum(
                     logits, part["labels"], self.class_weights, self.config.label_smoothing
                 )
@@ -488,7 +488,7 @@ class _Run:
             dist.all_reduce(total)
         return total
 
-    def require_classes(self, labels: Tensor, classes: int) -> None:
+    def check_classes(self, labels: Tensor, classes: int) -> None:
         weights = self.class_weights
         if weights is not None and len(weights) != classes:
             raise DataError(
@@ -643,8 +643,8 @@ _TRIM_EVERY = 100  # updates
 def release_memory() -> None:
     """Give memory that is free inside of this process back to the system (Linux with glibc).
 
-    Batches of ever other lengths leave gaps in it that glibc keeps: after 550 updates of 16 reviews
-    a process held 5.5 GB where 1.9 were in use.
+    Batches of ever other lengths leave gaps in it that glibc keeps: without this a run over IMDB
+    (16 reviews of up to 256 tokens a batch) had grown to 5.5 GB after 550 updates.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
@@ -679,10 +679,9 @@ def _explained_errors(run: _Run):
     """Say what to lower when the memory is full: PyTorch's own message names its allocator."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error)
-        full = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
-        if full or _OUT_OF_MEMORY.search(text):
+    except (MemoryError, RuntimeError) as error:
+        text, kinds = str(error), (torch.OutOfMemoryError, MemoryError)
+        if isinstance(error, kinds) or _OUT_OF_MEMORY.search(text):
             raise OutOfMemory(
                 f"Out of memory at update {run.step + 1} on {run.device}. Lower batch_size and "
                 "raise accumulation_steps by the same factor (the same updates with less memory), "
@@ -702,26 +701,24 @@ _OUT_OF_MEMORY = re.compile(
 _FREE_TO_CHANGE = {"log_every", "checkpoint_every", "device", "compile"}
 
 
+def _changes(then: dict, now: dict) -> list[str]:
+    """What is not as it was; `now` as JSON gives it back, a tuple as a list."""
+    now = json.loads(json.dumps(now))
+    return [
+        f"{name} {then.get(name)} -> {value}"
+        for name, value in now.items()
+        if value != then.get(name) and name not in _FREE_TO_CHANGE
+    ]
+
+
 def _same_run(folder: Path, state: dict, run: _Run) -> None:
     """Raise CheckpointError where continuing would silently be another run."""
-    now = json.loads(json.dumps(dataclasses.asdict(run.config)))
-    then = state["config"]
-    changed = [
-        f"{k} {then.get(k)} -> {now[k]}"
-        for k in now
-        if now[k] != then.get(k) and k not in _FREE_TO_CHANGE
-    ]
-    order = json.loads(json.dumps(_settings(run.batches)))
-    then = state.get("batches") or order
-    order = order or then  # batches that say nothing of themselves cannot be compared
-    changed += [
-        f"batches' {k} {then.get(k)} -> {order.get(k)}"
-        for k in order.keys() | then.keys()
-        if order.get(k) != then.get(k)
-    ]
+    changed = _changes(state["config"], dataclasses.asdict(run.config))
+    if (then := state.get("batches")) and (now := _settings(run.batches)):
+        changed += [f"batches' {change}" for change in _changes(then, now)]
     if changed:
         raise CheckpointError(
-            f"{folder} was written with other settings ({', '.join(sorted(changed))}). Resuming "
+            f"{folder} was written with other settings ({', '.join(changed)}). Resuming "
             "continues the same run: use the same ones, or start a new run from the saved weights."
         )
     for name in ("total", "updates_per_epoch", "world"):

@@ -351,6 +351,13 @@ def test_the_mirrors_official_splits():
 
 
 @needs_mirror
+@pytest.mark.parametrize("name", data.OFFICIAL_SHA256)
+def test_the_mirrors_rows_are_the_official_ones(name, capsys):
+    data.load(name, MIRROR)
+    assert "checksum  verified, the official rows" in capsys.readouterr().out
+
+
+@needs_mirror
 @needs_carrier
 def test_rt5_is_the_same_from_the_mirror_as_packaged():
     here, there = (data.load("rt5", source, show=False) for source in ("packaged", MIRROR))

@@ -118,3 +118,15 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(tmp_path,
     monkeypatch.setattr(experiments.tempfile, "TemporaryFile", read_only)
     with pytest.raises(DataError, match="Read-only file system.*Make it writable"):
         experiments.run("sst5", tmp_path)
+
+
+def test_a_table_says_what_its_seconds_are():
+    cpu = {"cpu": "A CPU", "threads": 1, "gpu": "none", "torch": "2.13.0", "transformers": "5"}
+    row = {"setting": "x", "seed": 0, "machine": cpu}
+    place = "A CPU, 1 thread, no GPU, torch 2.13.0"
+    said = experiments.measured_on([row, row | {"seed": 1}])
+    assert said == f"seconds are processor time per thread on {place}"
+    said = experiments.measured_on([row, row | {"seed": 1, "resumed": True}])
+    assert f"wall time on {place} (x, seed 1)" in said
+    said = experiments.measured_on([row | {"machine": cpu | {"gpu": "A GPU"}}])
+    assert said == "seconds are wall time on A CPU, 1 thread, A GPU, torch 2.13.0"

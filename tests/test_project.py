@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,6 @@ def test_every_requirement_is_pinned_to_a_version_it_allows(project, pins):
 
 def test_the_pins_are_a_closed_set(project, pins):
     """Whatever a pinned package asks for here is pinned too: no version is left to the day."""
-    from importlib import metadata
-
     open_ends = set()
     for name in pins:
         try:
@@ -98,6 +97,19 @@ def test_python_has_one_lower_bound_everywhere(repository, project):
     assert project["requires-python"] == ">=3.11"
     assert "sys.version_info < (3, 11)" in read(repository, "Makefile")
     assert "Python 3.11 or newer" in read(repository, "README.md")
+
+
+def test_every_pin_installs_on_the_oldest_python(project, pins):
+    """A release that asks for 3.11.5, say, stops who has Debian's 3.11.2."""
+    too_new = {}
+    for name in pins:
+        try:
+            wanted = metadata.metadata(name)["Requires-Python"]
+        except metadata.PackageNotFoundError:  # for another system, or for conda's way in
+            continue
+        if wanted and "3.11.0" not in SpecifierSet(wanted):
+            too_new[name] = wanted
+    assert project["requires-python"] == ">=3.11" and not too_new
 
 
 def test_the_version_to_cite_is_the_version(repository):

@@ -276,7 +276,7 @@ def test_a_label_outside_the_class_weights_or_the_validation_is_explained_too(la
     ids, labels = examples(16)
     labels[5] = label
     wrong = LengthGroupedBatches(ids, labels)
-    with pytest.raises(DataError, match=f"Label {label} is outside the model's 3 classes"):
+    with pytest.raises(DataError, match=f"Label {label} is outside the class_weights' 3 classes"):
         run(tiny(), wrong, quick(class_weights=[1.0, 2.0, 3.0]))
     with pytest.raises(DataError, match=f"Label {label} is outside the model's 3 classes"):
         run(tiny(), batches(16), quick(), validation=wrong)
