@@ -2,7 +2,7 @@
 
     python benchmarks/choices.py
 
-Above 1.0 the choice pays: the run without it takes so many times as long for a real token. Some
+Above 1.0 the choice pays: the run without it takes so many times as long, on the same texts. Some
 changes are no alternative but a bound: without any dropout, say, one sees what faster random
 numbers could give. "Nothing, once more" shows how far chance goes. A first round is left out; later
 ones have other seeds, the same for all, and another order. Kernels of torch.compile come from the
@@ -102,13 +102,6 @@ CHANGES = [
 ]  # fmt: skip
 
 
-def padding(batches: LengthGroupedBatches, updates: int) -> float:
-    """Share of the positions of the first batches that hold no token."""
-    used = [[batches.lengths[i] for i in batch] for batch in batches.batch_indices()[:updates]]
-    computed = sum(len(lengths) * max(lengths) for lengths in used)
-    return 1 - sum(map(sum, used)) / computed
-
-
 class Side:
     """A change with its own copy of model and batches, ready to be timed again and again."""
 
@@ -119,14 +112,12 @@ class Side:
             change.model(self.start)
         self.batches = change.batches(ids, labels, job.batch_size)
         self.seconds: list[float] = []
-        self.per_token: list[float] = []
         self.padding: list[float] = []
         self.losses: list[float] = []
 
     def run(self, seed: int) -> None:
         """Seed 0 warms up: it is not counted."""
-        options = {"max_steps": self.job.updates, "epochs": 99, "seed": seed}
-        config = training.TrainingConfig(**options, **self.change.config)
+        config = training.TrainingConfig(seed=seed, **self.change.config)
         self.batches.seed = seed
         next(iter(self.batches))  # what is prepared beforehand is prepared now
         model, threads = copy.deepcopy(self.start), torch.get_num_threads()
@@ -138,8 +129,7 @@ class Side:
         torch.set_num_threads(threads)
         if seed:
             self.seconds.append(seconds)
-            self.per_token.append(seconds / history.tokens)
-            self.padding.append(padding(self.batches, self.job.updates))
+            self.padding.append(self.batches.padding_waste())
             self.losses += [step["loss"] for step in history.steps]
 
 
@@ -153,7 +143,7 @@ def main() -> None:
     rows = []
     for number in options.jobs:
         job = replace(common.JOBS[number], updates=UPDATES[number])
-        ids, labels, names = common.ids_of(job)
+        ids, labels, names = common.inputs_of(job)
         changes = [c for c in CHANGES if not options.only or options.only in c.name]
         if number != options.jobs[0]:
             changes = [c for c in changes if not c.once]
@@ -165,7 +155,7 @@ def main() -> None:
                     side.run(seed=round_number)
         ours = sides[0]
         for side in sides:
-            ratios = [b / a for a, b in zip(ours.per_token, side.per_token, strict=False)]
+            ratios = [b / a for a, b in zip(ours.seconds, side.seconds, strict=False)]
             rows.append({"job": job.name, "data": common.dataset(job.data), "updates": job.updates,
                          "change": side.change.name, "seconds": common.spread(side.seconds, 2),
                          "times_as_long": common.spread(ratios),

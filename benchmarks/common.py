@@ -26,26 +26,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Job:
-    """One row of a table: which texts, how long, how many updates.
-
-    Both sides draw their batches from `pool` texts and stop after `updates` of them. The pool must
-    be much larger than what is used: transformers groups by length within pieces of n / (4 batch)
-    batches, at most 50, so that fewer than 200 batches are hardly grouped at all.
-    """
+    """One row of a table: which texts, how long, how many updates."""
 
     name: str
     data: str
     max_length: int
     batch_size: int
     updates: int
-    pool: int
 
 
 JOBS = [
-    Job("SST-5, sentences", "sst5", 128, 32, 30, 8544),
-    Job("IMDB, 256 tokens", "imdb", 256, 16, 12, 4000),
-    Job("IMDB, 512 tokens", "imdb", 512, 16, 8, 4000),
+    Job("SST-5, sentences", "sst5", 128, 32, 30),
+    Job("IMDB, 256 tokens", "imdb", 256, 16, 12),
+    Job("IMDB, 512 tokens", "imdb", 512, 16, 8),
 ]
+
+# So many batches both samplers sort by length at a time, of a data set that is large enough.
+WINDOW = 50
 
 
 def dataset(name: str) -> str:
@@ -63,22 +60,38 @@ def load(name: str):
     return data.load(dataset(name), show=False)
 
 
-def ids_of(job: Job, n: int | None = None, split: str = "train", seed: int = 0):
-    """Token ids and labels of `n` examples (None: the job's pool); and the names of the classes.
+def ids_of(job: Job, n: int, split: str = "train", seed: int = 0):
+    """Token ids and labels of `n` examples, or of all if there are fewer; the classes' names.
 
     Where a data set has no validation split, a tenth of its training texts is set aside as one.
     """
     part = data.carve_validation(load(job.data), 0.1, seed=0)[split]
-    part = data.subset(part, min(n or job.pool, len(part)), seed)
+    part = data.subset(part, min(n, len(part)), seed)
     ids = batching.tokenize(part["text"], models.load_tokenizer(), job.max_length)
     return ids, [int(label) for label in part["label"]], data.label_names(part)
+
+
+def inputs_of(job: Job):
+    """`ids_of` for one pass of `updates` batches with the lengths and the padding of a whole epoch.
+
+    Of as many batches as a sampler sorts at a time, some at even distances, from short to long. All
+    sides get exactly these texts, once each; who sorts them by length finds the same batches again.
+    """
+    ids, labels, names = ids_of(job, WINDOW * job.batch_size)
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    whole = len(ids) // job.batch_size
+    if whole < job.updates:
+        raise SFTTeachError(f"{job.name}: {whole} batches of texts, but {job.updates} updates.")
+    picked = [int((k + 0.5) * whole / job.updates) * job.batch_size for k in range(job.updates)]
+    rows = [i for start in picked for i in order[start : start + job.batch_size]]
+    return [ids[i] for i in rows], [labels[i] for i in rows], names
 
 
 class Work:
     """What a model is asked to do from now on: real tokens, computed positions, operations.
 
-    Counted in front of the model, in the same way for every side: the sides' own samplers draw
-    other texts, so that time alone would compare other amounts of work.
+    Counted in front of the model, in the same way for every side: which shows that all got the same
+    tokens, and how much padding each computed besides.
     """
 
     def __init__(self, model: nn.Module):

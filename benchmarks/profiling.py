@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import common
@@ -47,10 +48,11 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for job in common.JOBS:
-        ids, labels, names = common.ids_of(job)
+        job = replace(job, updates=max(job.updates // 3, 4))
+        ids, labels, names = common.inputs_of(job)
         batches = LengthGroupedBatches(ids, labels, job.batch_size)
         model = models.load_encoder(label_names=names)
-        config = training.TrainingConfig(max_steps=max(job.updates // 3, 4))
+        config = training.TrainingConfig()
         training.fit(model, batches, config, progress=False)
         with profile(activities=[ProfilerActivity.CPU]) as found:
             training.fit(model, batches, config, progress=False)
@@ -60,7 +62,7 @@ def main() -> None:
         total = sum(spent.values())
         shares = {name: round(time / total, 3) for name, time in spent.most_common()}
         rows.append({"job": job.name, "data": common.dataset(job.data), "shares": shares,
-                     "updates": config.max_steps})  # fmt: skip
+                     "updates": job.updates})  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
     common.write(
         "profiling", "Shares of an update's time by kind of operation", rows, options.output

@@ -34,8 +34,8 @@ THREADS = 2
 def part(folder: Path, precision: str, updates: int) -> None:
     """Go on from what is there; print a digest of weights and history at the end."""
     torch.set_num_threads(THREADS)
-    job = common.Job("kills", "rotten_tomatoes", 32, 4, updates, 4 * updates)
-    ids, labels, names = common.ids_of(job)
+    job = common.Job("kills", "rotten_tomatoes", 32, 4, updates)
+    ids, labels, names = common.ids_of(job, job.batch_size * updates)
     held_out = LengthGroupedBatches(*common.ids_of(job, 16, "validation")[:2], 16, shuffle=False)
     model = models.load_encoder(label_names=names)
     config = training.TrainingConfig(

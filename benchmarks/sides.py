@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from unittest import mock
+
+import common
 import torch
 
 from sft_teach import environment, models
@@ -31,6 +35,19 @@ def without_dropout(model) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+
+
+def sorted_like_a_large_data_set():
+    """Inside, Trainer groups by length within 50 batches, as it does from 200 batches on.
+
+    Of fewer it sorts a quarter at a time, which with a benchmark's few batches is hardly any
+    grouping at all.
+    """
+    from transformers import trainer_pt_utils
+
+    name = "get_length_grouped_indices"
+    grouped = partial(getattr(trainer_pt_utils, name), mega_batch_mult=common.WINDOW)
+    return mock.patch.object(trainer_pt_utils, name, grouped)
 
 
 def trainer(model, ids, labels, folder, callbacks=(), **arguments):

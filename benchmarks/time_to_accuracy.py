@@ -31,7 +31,7 @@ N, EPOCHS, EVERY, BATCH = 1600, 3, 400, 16
 RATES = (1e-4, 2e-4, 4e-4)
 TUNED = ("ours", "Trainer, tuned")
 SIDES = ("ours", "Trainer, default recipe", "Trainer, tuned")
-JOB = common.Job("SST-5, sentences", "sst5", 128, BATCH, N // BATCH, N)
+JOB = common.Job("SST-5, sentences", "sst5", 128, BATCH, N // BATCH)
 
 
 SHORT = [{"input_ids": torch.tensor([[101, 102]]), "attention_mask": torch.ones(1, 2).long(),
@@ -144,7 +144,7 @@ def main() -> None:
     path = options.output or common.ROOT / "results" / "benchmark-time_to_accuracy.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     runs = [row for row in rows if "curve" in row]
-    ids, labels, names = common.ids_of(JOB)
+    ids, labels, names = common.ids_of(JOB, N)
     held_out, truth, _ = common.ids_of(JOB, 1101, "validation")
     validation = list(LengthGroupedBatches(held_out, truth, 64, shuffle=False))
 

@@ -14,10 +14,10 @@ and Trainer gets `load_encoder`'s model, which leaves out what the head does not
 is the loop's own. "defaults": what a user gets who writes the fewest lines (Trainer: random
 batches, the model as `from_pretrained` makes it; ours: `fit` on `load_encoder`).
 
-Both sides draw from the same texts by their own samplers, start from the same weights and make as
-many updates with the same batch size, peak learning rate, warm-up and clipping. They do not meet
-the same texts in so few updates, so speed is counted in real tokens a second. Each round has
-another seed and another order of the sides; a first one is left out.
+Both sides train on exactly the same texts, once each, from the same weights, with as many updates,
+the same batch size, peak learning rate, warm-up and clipping. The texts are picked so that batches
+have the lengths of a whole epoch, and Trainer groups them as it does a large data set. Each round
+has another seed and another order of the sides; a first one is left out.
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ def theirs(model, ids, labels, job, seed=0, comparison="best", **more):
             "logging_steps": 1,
         }
         trainer = sides.trainer(model, ids, labels, folder, **settings | more)
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started
+        with sides.sorted_like_a_large_data_set():
+            started = time.perf_counter()
+            trainer.train()
+            seconds = time.perf_counter() - started
         return seconds, [float(r["loss"]) for r in trainer.state.log_history if "loss" in r]
 
 
@@ -89,23 +90,25 @@ RUN = {"ours": ours, "Trainer": theirs}
 
 def compare(job, rounds: int, comparison: str) -> dict:
     """Alternate the two sides on one job."""
-    ids, labels, names = common.ids_of(job)
+    ids, labels, names = common.inputs_of(job)
     starts = {side: model_of(side, comparison, names) for side in SIDES}
-    found = {side: {"seconds": [], "speed": [], "work": [], "losses": []} for side in SIDES}
+    found = {side: {"seconds": [], "work": [], "losses": []} for side in SIDES}
     ceilings = []
     for number in range(rounds + 1):
         for side in SIDES if number % 2 else reversed(SIDES):
             model = copy.deepcopy(starts[side]).train()
             work = common.Work(model)
             seconds, losses = RUN[side](model, ids, labels, job, number, comparison)
+            if work.tokens != sum(map(len, ids)):
+                raise SystemExit(f"{side} trained on {work.tokens} tokens, not on each text once.")
             if number:  # the first one warms up
                 mine = found[side]
                 mine["seconds"].append(seconds)
-                mine["speed"].append(work.tokens / seconds)
                 mine["work"].append(work)
                 mine["losses"].append(losses)
         ceilings.append(common.matrix_product_speed(training.choose_precision()))
-    ratios = [a / b for a, b in zip(*(found[side]["speed"] for side in SIDES), strict=True)]
+    ratios = [b / a for a, b in zip(*(found[side]["seconds"] for side in SIDES), strict=True)]
+    tokens = sum(map(len, ids))
 
     def per_side(make) -> dict:
         return {side: make(found[side]) for side in SIDES}
@@ -120,9 +123,11 @@ def compare(job, rounds: int, comparison: str) -> dict:
         "rounds": rounds,
         "precision": str(training.choose_precision()).removeprefix("torch."),
         "seconds": per_side(lambda mine: common.spread(mine["seconds"], 2)),
-        "tokens": per_side(lambda mine: [work.tokens for work in mine["work"]]),
+        "tokens": tokens,
         "padding": per_side(lambda mine: common.spread([work.padding for work in mine["work"]], 4)),
-        "tokens_per_second": per_side(lambda mine: common.spread(mine["speed"], 1)),
+        "tokens_per_second": per_side(
+            lambda mine: common.spread([tokens / s for s in mine["seconds"]], 1)
+        ),
         "speed_ratio": common.spread(ratios),
         "matrix_products_per_second": round(max(ceilings)),
         "share_of_ceiling": per_side(lambda mine: share_of_ceiling(mine, max(ceilings))),
@@ -149,7 +154,7 @@ def first_and_last(losses: list[list[float]]) -> list[float]:
 def same(options) -> list[dict]:
     """Both sides on the same batches in the same order, without dropout and warm-up."""
     job = replace(common.JOBS[0], updates=10)
-    ids, labels, names = common.ids_of(job, job.batch_size * job.updates)
+    ids, labels, names = common.inputs_of(job)
     start = model_of("Trainer", "best", names)
     sides.without_dropout(start)
     pieces = [slice(i, i + job.batch_size) for i in range(0, len(ids), job.batch_size)]
@@ -201,10 +206,7 @@ def accuracy(options) -> list[dict]:
 
 
 def memory(options) -> list[dict]:
-    """Peak memory of processes that train one side alone: a peak never falls again.
-
-    On just as many texts as the updates take, so that both sides meet the longest one.
-    """
+    """Peak memory of processes that train one side alone: a peak never falls again."""
     rows = []
     for number in options.jobs:
         for comparison in ("best", "defaults"):
@@ -224,7 +226,7 @@ def memory(options) -> list[dict]:
 
 def alone(side: str, number: int, comparison: str) -> None:
     job = common.JOBS[number]
-    ids, labels, names = common.ids_of(job, job.batch_size * job.updates)
+    ids, labels, names = common.inputs_of(job)
     RUN[side](model_of(side, comparison, names), ids, labels, job, 0, comparison)
     print(json.dumps({"peak_mb": common.peak_memory_mb()}))
 

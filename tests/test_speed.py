@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sft_teach import readme, speed
+from sft_teach.batching import LengthGroupedBatches
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINE = {"cpu": "A CPU", "threads": 2, "gpu": "none", "torch": "2.13.0"}
@@ -73,21 +74,30 @@ def test_scaling_counts_the_operations_that_torch_counts(benchmarks):
         assert counter.get_total_flops() == pytest.approx(weights, rel=0.03)
 
 
-def test_trainer_can_group_by_length_in_every_job(benchmarks):
-    """Its sampler sorts within pieces of n / (4 batch) batches: few texts it does not group."""
+def test_both_sides_find_the_batches_that_were_picked(benchmarks):
+    """Few texts Trainer does not group: it sorts within pieces of n / (4 batch) batches."""
     from transformers.trainer_pt_utils import LengthGroupedSampler
 
-    def waste(n: int, batch_size: int) -> float:
-        draw = torch.Generator().manual_seed(0)
-        lengths = torch.randint(20, 256, (n,), generator=draw).tolist()
-        order = list(LengthGroupedSampler(batch_size, lengths=lengths, generator=draw))
-        batches = [order[i : i + batch_size] for i in range(0, n, batch_size)]
-        computed = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-        return 1 - sum(lengths) / computed
+    common, sides = benchmarks("common"), benchmarks("sides")
+    for job in common.JOBS:
+        ids, labels, _ = common.inputs_of(job)
+        lengths, n, size = [len(row) for row in ids], len(ids), job.batch_size
+        assert n == len(labels) == size * job.updates
+        assert len({tuple(row) for row in ids}) > 0.95 * n, "texts taken more than once"
+        whole = [len(row) for row in common.ids_of(job, common.WINDOW * size)[0]]
+        assert sum(lengths) / n == pytest.approx(sum(whole) / len(whole), rel=0.05)
 
-    for job in benchmarks("common").JOBS:
-        assert waste(job.pool, job.batch_size) < 0.02
-        assert waste(job.batch_size * job.updates, job.batch_size) > 0.1, "the trap is gone"
+        def cut(order):
+            batches = [order[i : i + size] for i in range(0, n, size)]
+            return sorted([lengths[i] for i in sorted(b, key=lengths.__getitem__)] for b in batches)
+
+        picked = cut(range(n))
+        assert cut(LengthGroupedBatches(ids, labels, size, seed=3).order) == picked
+        draw = torch.Generator().manual_seed(3)
+        sampler = LengthGroupedSampler(size, lengths=lengths, generator=draw)
+        assert cut(list(sampler)) != picked, "the trap is gone"
+        with sides.sorted_like_a_large_data_set():
+            assert cut(list(sampler)) == picked
 
 
 def test_work_is_counted_in_front_of_the_model(benchmarks):
