@@ -137,15 +137,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--only", help="changes whose name holds this text")
+    parser.add_argument("--only", help="changes with this text in their name; only printed")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    rows = []
     for number in options.jobs:
+        rows = []
         job = replace(common.JOBS[number], updates=UPDATES[number])
         ids, labels, names = common.inputs_of(job)
         changes = [c for c in CHANGES if not options.only or options.only in c.name]
-        if number != options.jobs[0]:
+        if number:
             changes = [c for c in changes if not c.once]
         sides = [Side(change, job, ids, labels, names) for change in (AS_IT_IS, *changes)]
         for round_number in range(options.rounds + 1):
@@ -163,7 +163,9 @@ def main() -> None:
                          "padding_waste": round(statistics.mean(side.padding), 3),
                          "rounds": len(side.seconds)})  # fmt: skip
             print(json.dumps(rows[-1]), flush=True)
-    common.write("choices", "The same training with one thing changed", rows, options.output)
+        if not options.only:  # else the rows would take the place of all
+            said = "The same training with one thing changed"
+            common.add("choices", said, rows, options.output, job=job.name)
 
 
 if __name__ == "__main__":

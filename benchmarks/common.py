@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -137,10 +138,11 @@ def spread(values: list[float], digits: int = 3) -> dict[str, float]:
     return {key: round(value, digits) for key, value in keys.items()}
 
 
-def own_process(script: str, *arguments: str) -> Any:
+def own_process(script: str, *arguments: str, **variables: str) -> Any:
     """Run a benchmark's part in a process of its own; its last line is JSON."""
     command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True,
+                          env=os.environ | variables)  # fmt: skip
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -3,16 +3,18 @@
     python benchmarks/training.py speed              # on a quiet machine
     python benchmarks/training.py memory             # on a busy one too
     python benchmarks/training.py accuracy           # likewise
+    python benchmarks/training.py waiting            # how the threads of torch wait; quiet
     python benchmarks/training.py speed --rounds 1 --jobs 0
 
 Without a word all of them, and "same": with one order of the texts and without dropout both sides
 make the same losses, which shows that they train the same thing.
 
-Three comparisons, each a row per job. "best": both at their best in the same precision (Trainer
-with dynamic padding, batches grouped by length, fused AdamW, no attention dropout). "loop": so too,
-and Trainer gets `load_encoder`'s model, which leaves out what the head does not read: what remains
-is the loop's own. "defaults": what a user gets who writes the fewest lines (Trainer: random
-batches, the model as `from_pretrained` makes it; ours: `fit` on `load_encoder`).
+Three comparisons. "best": both at their best in the same precision (Trainer with dynamic padding,
+batches grouped by length, fused AdamW, no attention dropout). "loop": so too, and Trainer gets
+`load_encoder`'s model, which leaves out what the head does not read: what remains is the loop's own
+(on the shortest texts, where it weighs most). "defaults": what a user gets who writes the fewest
+lines (Trainer: random batches, the model as `from_pretrained` makes it; ours: `fit` on
+`load_encoder`).
 
 Both sides train on exactly the same texts, once each, from the same weights, with as many updates,
 the same batch size, peak learning rate, warm-up and clipping. The texts are picked so that batches
@@ -23,8 +25,11 @@ has another seed and another order of the sides; a first one is left out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -175,6 +180,8 @@ def speed(options) -> list[dict]:
     rows = []
     for number in options.jobs:
         for comparison in COMPARISONS:
+            if comparison == "loop" and number:
+                continue  # what the loop itself costs shows where the model costs least
             rows.append(compare(common.JOBS[number], options.rounds, comparison))
             print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -231,7 +238,53 @@ def alone(side: str, number: int, comparison: str) -> None:
     print(json.dumps({"peak_mb": common.peak_memory_mb()}))
 
 
-PARTS = {"same": same, "speed": speed, "memory": memory, "accuracy": accuracy}
+# Iterations that a waiting thread spins before it sleeps: none, the package's, GNU OpenMP's own.
+SPINS = ("0", "10000", "300000")
+
+
+def waiting(options) -> list[dict]:
+    """`fit` in processes of its own, alone and with one busy program beside it."""
+    found = {(busy, spin): [] for busy in (False, True) for spin in SPINS}
+    for _ in range(options.rounds):
+        for busy, spin in found:
+            with busy_program() if busy else contextlib.nullcontext():
+                run = common.own_process("training.py", "--timed", GOMP_SPINCOUNT=spin)
+            found[busy, spin].append(run["seconds"])
+    rows = []
+    for (busy, spin), seconds in found.items():
+        ratios = [a / b for a, b in zip(seconds, found[busy, SPINS[1]], strict=True)]
+        rows.append({"comparison": "waiting", "job": common.JOBS[0].name, "updates": TIMED,
+                     "busy_program": busy, "spins": int(spin), "rounds": options.rounds,
+                     "seconds": common.spread(seconds, 2),
+                     "times_as_long": common.spread(ratios)})  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+@contextlib.contextmanager
+def busy_program():
+    program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        program.kill()
+        program.wait()
+
+
+TIMED = 8  # updates
+
+
+def timed() -> None:
+    """A run that warms up, and one that is timed."""
+    job = replace(common.JOBS[0], updates=TIMED)
+    ids, labels, names = common.inputs_of(job)
+    for _ in range(2):
+        seconds, _ = ours(model_of("ours", "best", names), ids, labels, job)
+    print(json.dumps({"seconds": seconds}))
+
+
+PARTS = {"same": same, "speed": speed, "memory": memory, "accuracy": accuracy,
+         "waiting": waiting}  # fmt: skip
 
 
 def main() -> None:
@@ -244,10 +297,14 @@ def main() -> None:
     parser.add_argument("--train", type=int, help="at most so many texts for the accuracy")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--timed", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
         side, number, comparison = options.alone
         alone(side, int(number), comparison)
+        return
+    if options.timed:
+        timed()
         return
     for part in PARTS if options.part == "all" else [options.part]:
         common.add(

@@ -4,7 +4,10 @@ import os
 
 __version__ = "0.1.0"
 
-# Threads of torch that wait for each other burn their core by default. Where another program wants
-# that core, all of them wait for the one that lost it: with one busy process beside it on two cores
-# the same fine-tuning took 46 s, not 7 s. torch reads this when imported; a value of yours stays.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How torch's threads wait for each other. Spinning for long burns a core that another program may
+# want, and then all wait for the thread that lost it; going to sleep at once makes each of the many
+# small steps of an update wait for a thread to wake up. So: spin shortly, then sleep. Measured by
+# `benchmarks/training.py waiting`. torch reads this when imported; a policy of yours stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # GNU's OpenMP only, which Linux uses

@@ -238,7 +238,21 @@ def _beside(rows: list[dict]) -> list[str]:
                for side in ("ours", "Trainer"))]
             for (job, data, of, n, n_validation), group in found.items()
         ]))  # fmt: skip
-    return tables
+    return tables + _waiting(rows)
+
+
+def _waiting(rows: list[dict]) -> list[str]:
+    """How long should a thread spin before it sleeps?"""
+    found = [row for row in rows if row.get("comparison") == "waiting"]
+    if not found:
+        return []
+    beside = {False: "nothing", True: "one busy program"}
+    header = ["Beside it", "Spins before sleeping", "Seconds", "Times as long as the package's"]
+    return [markdown(header, [
+        [beside[row["busy_program"]], f"{row['spins']:,}", spread(row["seconds"]),
+         spread(row["times_as_long"])]
+        for row in found
+    ])]  # fmt: skip
 
 
 def _megabytes(value: dict[str, float]) -> str:

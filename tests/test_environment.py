@@ -202,9 +202,16 @@ def test_quiet_puts_bars_and_log_levels_back(library):
 
 
 def test_waiting_threads_give_way_unless_told_otherwise():
-    code = "import sft_teach, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    for given, expected in (({}, "PASSIVE False"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False")):
-        rest = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = (
+        f"import sft_teach, os, sys; print('torch' in sys.modules, *map(os.environ.get, {names}))"
+    )
+    for given, expected in (
+        ({}, "False PASSIVE 10000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "False ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "7"}, "False PASSIVE 7"),
+    ):
+        rest = {k: v for k, v in os.environ.items() if k not in names}
         done = subprocess.run(
             [sys.executable, "-c", code], env=rest | given, capture_output=True, text=True
         )

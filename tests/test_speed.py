@@ -78,6 +78,11 @@ def test_both_sides_find_the_batches_that_were_picked(benchmarks):
     """Few texts Trainer does not group: it sorts within pieces of n / (4 batch) batches."""
     from transformers.trainer_pt_utils import LengthGroupedSampler
 
+    def cut(lengths, order, size):
+        """The lengths of each batch; the order of the batches does not matter."""
+        batches = [order[i : i + size] for i in range(0, len(lengths), size)]
+        return sorted(sorted(lengths[i] for i in batch) for batch in batches)
+
     common, sides = benchmarks("common"), benchmarks("sides")
     for job in common.JOBS:
         ids, labels, _ = common.inputs_of(job)
@@ -87,17 +92,14 @@ def test_both_sides_find_the_batches_that_were_picked(benchmarks):
         whole = [len(row) for row in common.ids_of(job, common.WINDOW * size)[0]]
         assert sum(lengths) / n == pytest.approx(sum(whole) / len(whole), rel=0.05)
 
-        def cut(order):
-            batches = [order[i : i + size] for i in range(0, n, size)]
-            return sorted([lengths[i] for i in sorted(b, key=lengths.__getitem__)] for b in batches)
-
-        picked = cut(range(n))
-        assert cut(LengthGroupedBatches(ids, labels, size, seed=3).order) == picked
+        picked = cut(lengths, range(n), size)
+        ours = LengthGroupedBatches(ids, labels, size, seed=3)
+        assert cut(lengths, ours.order, size) == picked
         draw = torch.Generator().manual_seed(3)
         sampler = LengthGroupedSampler(size, lengths=lengths, generator=draw)
-        assert cut(list(sampler)) != picked, "the trap is gone"
+        assert cut(lengths, list(sampler), size) != picked, "the trap is gone"
         with sides.sorted_like_a_large_data_set():
-            assert cut(list(sampler)) == picked
+            assert cut(lengths, list(sampler), size) == picked
 
 
 def test_work_is_counted_in_front_of_the_model(benchmarks):
