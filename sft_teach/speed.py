@@ -39,7 +39,8 @@ def markdown(header: list[str], rows: Iterable[list[str]]) -> str:
 
 def spread(value: dict[str, float]) -> str:
     """Median, with the smallest and the largest."""
-    return f"{value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})"
+    form = ",.0f" if value["max"] >= 1000 else ".3g"
+    return f"{value['median']:{form}} ({value['min']:{form}} to {value['max']:{form}})"
 
 
 # --- README: a line or two for each benchmark ----------------------------------------------------
