@@ -105,12 +105,12 @@ CHANGES = [
 class Side:
     """A change with its own copy of model and batches, ready to be timed again and again."""
 
-    def __init__(self, change: Change, job, ids, labels, names):
-        self.change, self.job = change, job
+    def __init__(self, change: Change, batch_size: int, ids, labels, names):
+        self.change = change
         self.start = models.load_encoder(label_names=names, **change.encoder)
         if change.model:
             change.model(self.start)
-        self.batches = change.batches(ids, labels, job.batch_size)
+        self.batches = change.batches(ids, labels, batch_size)
         self.seconds: list[float] = []
         self.padding: list[float] = []
         self.losses: list[float] = []
@@ -147,7 +147,8 @@ def main() -> None:
         changes = [c for c in CHANGES if not options.only or options.only in c.name]
         if number:
             changes = [c for c in changes if not c.once]
-        sides = [Side(change, job, ids, labels, names) for change in (AS_IT_IS, *changes)]
+        inputs = (job.batch_size, ids, labels, names)
+        sides = [Side(change, *inputs) for change in (AS_IT_IS, *changes)]
         for round_number in range(options.rounds + 1):
             first = round_number % len(sides)  # nobody always comes after the same one
             for side in sides[first:] + sides[:first]:

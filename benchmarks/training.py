@@ -59,9 +59,7 @@ def model_of(side: str, comparison: str, names, seed: int = 0):
 def ours(model, ids, labels, job, seed=0, comparison="best"):
     """Returns (seconds, losses)."""
     batches = LengthGroupedBatches(ids, labels, job.batch_size, seed=seed)
-    config = training.TrainingConfig(
-        learning_rate=LEARNING_RATE, max_steps=job.updates, seed=seed, epochs=100
-    )
+    config = training.TrainingConfig(learning_rate=LEARNING_RATE, seed=seed)
     started = time.perf_counter()
     history = training.fit(model, batches, config, progress=False)
     return time.perf_counter() - started, [step["loss"] for step in history.steps]
@@ -97,6 +95,7 @@ def compare(job, rounds: int, comparison: str) -> dict:
     """Alternate the two sides on one job."""
     ids, labels, names = common.inputs_of(job)
     starts = {side: model_of(side, comparison, names) for side in SIDES}
+    tokens = sum(map(len, ids))
     found = {side: {"seconds": [], "work": [], "losses": []} for side in SIDES}
     ceilings = []
     for number in range(rounds + 1):
@@ -104,7 +103,7 @@ def compare(job, rounds: int, comparison: str) -> dict:
             model = copy.deepcopy(starts[side]).train()
             work = common.Work(model)
             seconds, losses = RUN[side](model, ids, labels, job, number, comparison)
-            if work.tokens != sum(map(len, ids)):
+            if work.tokens != tokens:
                 raise SystemExit(f"{side} trained on {work.tokens} tokens, not on each text once.")
             if number:  # the first one warms up
                 mine = found[side]
@@ -113,7 +112,6 @@ def compare(job, rounds: int, comparison: str) -> dict:
                 mine["losses"].append(losses)
         ceilings.append(common.matrix_product_speed(training.choose_precision()))
     ratios = [b / a for a, b in zip(*(found[side]["seconds"] for side in SIDES), strict=True)]
-    tokens = sum(map(len, ids))
 
     def per_side(make) -> dict:
         return {side: make(found[side]) for side in SIDES}

@@ -67,7 +67,7 @@ def summary(results: Path) -> str:
 
 _COMPARISONS = {
     "best": "same precision, both at their best",
-    "loop": "so too, and the same model: the loop alone",
+    "loop": "same precision and the same model: the loop alone",
     "defaults": "defaults of both",
 }
 
@@ -199,7 +199,9 @@ def details(results: Path, name: str) -> str:
         return f"Not measured yet: `python benchmarks/{name}.py`."
     header, rows = _DETAILS[name](contents)
     said = [*_same(contents["rows"]), f"`{contents['command']}`.", machine(contents["machine"])]
-    tables = [markdown(header, rows), *_beside(contents["rows"])]
+    tables = [markdown(header, rows)]
+    if name == "training":
+        tables += _beside(contents["rows"])
     return "\n\n".join([*tables, " ".join(said)])
 
 
@@ -244,9 +246,9 @@ def _beside(rows: list[dict]) -> list[str]:
 
 def _waiting(rows: list[dict]) -> list[str]:
     """How long should a thread spin before it sleeps?"""
-    found = [row for row in rows if row.get("comparison") == "waiting"]
+    found = [row for row in rows if row["comparison"] == "waiting"]
     if not found:
-        return []
+        return ["Waiting threads: not measured yet, `python benchmarks/training.py waiting`."]
     beside = {False: "nothing", True: "one busy program"}
     header = ["Beside it", "Spins before sleeping", "Seconds", "Times as long as the package's"]
     return [markdown(header, [
