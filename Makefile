@@ -22,9 +22,11 @@ QUICK := SFT_TEACH_SOURCE=packaged SFT_TEACH_SCALE=quick
 lab: $(READY)
 	$(BIN)/sft-teach lab
 
+# Two workers; a file stays in one of them, as the cells of a notebook need it. One thread of torch
+# each: most tests have use for no more, and two that wait for each other are slower than one.
 test: $(READY)
 	$(BIN)/ruff check .
-	$(QUICK) $(BIN)/python -m pytest
+	$(QUICK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 course: $(READY)
 	$(BIN)/sft-teach run --html build/course
