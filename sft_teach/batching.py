@@ -92,10 +92,11 @@ class LengthGroupedBatches:
     Args:
         input_ids: one list of token ids per example.
         labels: one int per example, or None for texts without an answer.
-        batch_size: examples per batch; only the last one of an epoch may be smaller.
+        batch_size: examples per batch; one of an epoch may be smaller.
         pad_id: the id written into the padding.
-        shuffle: True for training. False gives every example once, longest first, so that a batch
-            that does not fit into memory fails at the start; `order` then says which row is which.
+        shuffle: True for training: batches in random order, but the longest is the first of all, so
+            that a run that does not fit into memory fails at the start. False gives every example
+            once, longest first, likewise; `order` then says which row is which.
         seed: together with the epoch it fixes the order, which is all that resuming needs.
         window: shuffled examples are sorted by length within windows of this many batches: wide
             enough to save nearly all padding, narrow enough that batches differ between epochs.
@@ -155,7 +156,12 @@ class LengthGroupedBatches:
             pool = shuffled[start : start + size * self.window]
             pool.sort(key=self.lengths.__getitem__)
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        if self.epoch == 0:  # memory that suffices for the longest batch suffices for the others
+            widths = [max(self.lengths[i] for i in batch) for batch in batches]
+            longest = widths.index(max(widths))
+            batches[0], batches[longest] = batches[longest], batches[0]
+        return batches
 
     @property
     def order(self) -> list[int]:

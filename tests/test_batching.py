@@ -105,6 +105,18 @@ def test_order_depends_on_seed_and_epoch_only():
     assert torch.equal(first, torch.rand(1)), "drawing an order moved the global random numbers"
 
 
+def test_a_run_begins_with_its_longest_batch_and_later_epochs_with_any():
+    ids = many()
+    widest, begins = max(map(len, ids)), {0: [], 1: []}
+    for seed in range(5):
+        batches = batching.LengthGroupedBatches(ids, batch_size=16, seed=seed)
+        for epoch, begin in begins.items():
+            batches.set_epoch(epoch)
+            begin.append(max(len(ids[i]) for i in batches.batch_indices()[0]))
+    assert begins[0] == [widest] * 5
+    assert max(begins[1]) - min(begins[1]) > 50
+
+
 def test_batches_do_not_come_from_short_to_long():
     widths = [b["input_ids"].shape[1] for b in batching.LengthGroupedBatches(many())]
     ups = sum(b > a for a, b in zip(widths, widths[1:], strict=False))
