@@ -4,16 +4,13 @@
 
 SST-5, 8,000 sentences, evaluated every 800 sentences on the whole validation split (by the same
 code for all; not counted). The target of a pair is one point below the lower of the two last
-accuracies; the time is that of the first evaluation that reaches it. (With far fewer sentences the
-accuracy soon stands still, and then chance decides when the target is first reached.) Time is
-processor time of one thread on a CPU, so that other work on the machine changes little, and wall
-time on a GPU.
+accuracies; the time is that of the first evaluation that reaches it. Time is processor time of one
+thread on a CPU, so that other work on the machine changes little, and wall time on a GPU.
 
 Trainer's default recipe is `TrainingArguments()` alone: batches of 8, three epochs. "Tuned" and
 ours have the same budget: the best last validation accuracy of three learning rates, seed 100,
-everything else fixed (batch size 16, 10 % warm-up, batches grouped by length; two epochs, since
-with three the rate stays high for longer and the target is reached later: see --epochs). A run that
-was stopped goes on with what is missing.
+everything else fixed (batch size 16, two epochs, 10 % warm-up, batches grouped by length). A run
+that was stopped goes on with what is missing.
 """
 
 from __future__ import annotations

@@ -219,7 +219,10 @@ def _same(rows: list[dict]) -> list[str]:
 def _beside(rows: list[dict]) -> list[str]:
     """What training was measured by besides its speed: memory, and does the faster learn less?"""
     tables = []
-    if memory := [row for row in rows if row.get("comparison") == "memory"]:
+    memory = [row for row in rows if row["comparison"] == "memory"]
+    if not memory:
+        tables.append("Peak memory: not measured yet, `python benchmarks/training.py memory`.")
+    else:
         header = ["Job", "Compared", "Peak MB, ours", "Peak MB, Trainer", "Processes a side"]
         tables.append(markdown(header, [
             [row["job"], _COMPARISONS[row["of"]],

@@ -48,6 +48,16 @@ def test_time_to_accuracy_by_hand(benchmarks):
     assert found[tuned]["per_seed"] == [{"seed": 0, "target": 0.44, "ours": 30, "Trainer": 15}]
 
 
+def test_the_default_recipe_is_said_to_be_what_trainer_takes(benchmarks):
+    from transformers import TrainingArguments
+
+    taken = TrainingArguments.__dataclass_fields__
+    assert benchmarks("time_to_accuracy").DEFAULTS == {
+        "epochs": taken["num_train_epochs"].default,
+        "batch_size": taken["per_device_train_batch_size"].default,
+    }
+
+
 def test_time_to_accuracy_chooses_by_the_last_validation_accuracy(benchmarks):
     script = benchmarks("time_to_accuracy")
     runs = [
