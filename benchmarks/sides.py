@@ -50,8 +50,11 @@ def sorted_like_a_large_data_set():
     return mock.patch.object(trainer_pt_utils, name, grouped)
 
 
-def trainer(model, ids, labels, folder, callbacks=(), **arguments):
-    """A silent Trainer with dynamic padding and its fused AdamW (both are its defaults)."""
+def trainer(model, ids, labels, folder, callbacks=(), tokenizer=None, **arguments):
+    """A silent Trainer with dynamic padding and its fused AdamW (both are its defaults).
+
+    `tokenizer` (the encoder's, if None) only says what to pad with.
+    """
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     class Texts(torch.utils.data.Dataset):
@@ -78,7 +81,7 @@ def trainer(model, ids, labels, folder, callbacks=(), **arguments):
     made = Trainer(
         model,
         settings,
-        data_collator=DataCollatorWithPadding(models.load_tokenizer()),
+        data_collator=DataCollatorWithPadding(tokenizer or models.load_tokenizer()),
         train_dataset=Texts(),
         callbacks=list(callbacks),
     )

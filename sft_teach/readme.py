@@ -90,9 +90,9 @@ def _table(results: Path) -> str:
     ]
     machines = []
     for data, title in DATA.items():
-        for name in ("tfidf", data):
+        for name in ("tfidf", data, "benchmark-gpu"):
             contents = _read(results, name)
-            rows = [r for r in contents.get("rows", []) if r["data"] == data and "accuracy" in r]
+            rows = [r for r in contents.get("rows", []) if _belongs(r, data)]
             if rows:
                 lines.append(f"| {title} | {_cells(rows)} |")
                 machines += [speed.machine(row.get("machine", contents["machine"])) for row in rows]
@@ -103,9 +103,15 @@ def _table(results: Path) -> str:
         ]
     notes = (
         "One seed: bootstrap interval over test texts; several: mean and t interval over seeds. "
-        "Seconds are processor time per thread: what the run takes on a machine of its own."
+        "Seconds are processor time per thread, what the run takes on a machine of its own; on a "
+        "GPU wall time."
     )
     return "\n".join([*lines, "", " ".join([notes, *dict.fromkeys(machines)])])
+
+
+def _belongs(row: dict, data: str) -> bool:
+    """Is it a score on this data set? The GPU benchmark has one on all of IMDB."""
+    return "accuracy" in row and data in (row.get("data"), row.get("part"))
 
 
 def _cells(rows: list[dict]) -> str:
@@ -114,6 +120,7 @@ def _cells(rows: list[dict]) -> str:
 
     first, accuracy = rows[0], [row["accuracy"] for row in rows]
     mean, low, high = seeds_summary(accuracy) if len(rows) > 1 else (*accuracy, *first["interval"])
+    macro_f1 = [row["macro_f1"] for row in rows if "macro_f1" in row]
     # Of a resumed run only the wall time is known, and that is no row of this column.
     seconds = [row["train_seconds"] for row in rows if not row.get("resumed")]
     cells = [
@@ -122,8 +129,8 @@ def _cells(rows: list[dict]) -> str:
         _protocol(first),
         str(len(rows)),
         f"**{100 * mean:.1f}** [{100 * low:.1f}, {100 * high:.1f}]",
-        f"{100 * sum(row['macro_f1'] for row in rows) / len(rows):.1f}",
-        f"{sum(seconds) / len(seconds):,.0f}" if seconds else "",
+        f"{100 * sum(macro_f1) / len(macro_f1):.1f}" if macro_f1 else "",
+        f"{sum(seconds) / len(seconds):,.0f}{speed.shared(first)}" if seconds else "",
         first.get("precision", ""),
     ]
     return " | ".join(cells)
@@ -133,6 +140,6 @@ def _protocol(row: dict) -> str:
     """How a row came about; nothing was ever picked by the test set."""
     if "epochs" not in row:
         return "C by cross-validation on the training texts"
-    chosen = "chosen on validation data" if row["validation"] else "fixed beforehand"
+    chosen = "chosen on validation data" if row.get("validation") else "fixed beforehand"
     epochs = f"{row['epochs']} epoch" + "s" * (row["epochs"] != 1)
     return f"{epochs}, first {row['max_length']} tokens, rate {row['learning_rate']:g} {chosen}"

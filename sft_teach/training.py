@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sft_teach import checkpoint
 from sft_teach.environment import quiet
@@ -159,9 +160,19 @@ def choose_precision(precision: str = "auto", device: str | torch.device = "auto
     return torch.float32
 
 
-def autocast(device: torch.device, dtype: torch.dtype):
-    """Run matrix products in `dtype`; weights and the sensitive operations stay in float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+@contextlib.contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Run matrix products in `dtype`; weights and the sensitive operations stay in float32.
+
+    Attention is left to any kernel but cuDNN's, which torch prefers on new GPUs and which is built
+    anew for each length that a batch has not had before (pytorch/pytorch#155958).
+    """
+    attention = sdpa_kernel(_ATTENTION) if device.type == "cuda" else contextlib.nullcontext()
+    with attention, torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        yield
+
+
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def set_seed(seed: int) -> None:
@@ -275,6 +286,8 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cuda":  # only from pinned memory does a copy not make the CPU wait
+        batch = {k: v.pin_memory() if v.device.type == "cpu" else v for k, v in batch.items()}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 

@@ -622,3 +622,12 @@ def test_history_is_plain_json():
     assert json.loads(json.dumps(history.to_dict())) == history.to_dict()
     assert copy.deepcopy(history) == history
     assert OutOfMemory.__mro__[1].__name__ == "SFTTeachError"
+
+
+def test_on_a_gpu_attention_is_left_to_other_kernels_than_cudnns():
+    """Which torch builds anew for each length of a batch."""
+    allowed = torch.backends.cuda.cudnn_sdp_enabled
+    assert allowed()
+    with training.autocast(torch.device("cuda"), torch.float32):
+        assert not allowed() and torch.backends.cuda.flash_sdp_enabled()
+    assert allowed()
