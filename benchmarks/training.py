@@ -49,6 +49,11 @@ COMPARISONS = ("best", "loop", "defaults")
 ACCURACY = [(0, 3200, "best"), (0, 3200, "defaults"), (1, 1600, "best"), (2, 800, "best")]
 
 
+def precision() -> str:
+    """Of ours, and of Trainer's at its best; its default is float32."""
+    return str(training.choose_precision()).removeprefix("torch.")
+
+
 def model_of(side: str, comparison: str, names, seed: int = 0):
     if side == "ours" or comparison == "loop":
         return sides.our_model(names, seed)
@@ -124,7 +129,7 @@ def compare(job, rounds: int, comparison: str) -> dict:
         "updates": job.updates,
         "texts": len(ids),
         "rounds": rounds,
-        "precision": str(training.choose_precision()).removeprefix("torch."),
+        "precision": precision(),
         "seconds": per_side(lambda mine: common.spread(mine["seconds"], 2)),
         "tokens": tokens,
         "padding": per_side(lambda mine: common.spread([work.padding for work in mine["work"]], 4)),
@@ -202,7 +207,7 @@ def accuracy(number: int, options) -> list[dict]:
                 rows.append({"comparison": "accuracy", "of": comparison, "job": job.name,
                              "data": common.dataset(job.data), "side": side, "seed": seed,
                              "n_train": n, "n_validation": len(truth),
-                             "threads": torch.get_num_threads(),
+                             "threads": torch.get_num_threads(), "precision": precision(),
                              "accuracy": round(float(correct.mean()), 4)})  # fmt: skip
                 print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -219,7 +224,7 @@ def memory(number: int, options) -> list[dict]:
                 peaks[side].append(found["peak_mb"])
         rows.append({"comparison": "memory", "of": comparison, "job": common.JOBS[number].name,
                      "peak_memory_mb": {s: common.spread(v, 0) for s, v in peaks.items()},
-                     "threads": torch.get_num_threads(),
+                     "threads": torch.get_num_threads(), "precision": precision(),
                      "processes": options.processes})  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -242,7 +247,7 @@ def waiting(number: int, options) -> list[dict]:
     for _ in range(options.rounds):
         for busy, spin in found:
             with busy_program() if busy else contextlib.nullcontext():
-                run = common.own_process("training.py", "--timed", GOMP_SPINCOUNT=spin)
+                run = common.own_process("training.py", "--timed", str(number), GOMP_SPINCOUNT=spin)
             found[busy, spin].append(run["seconds"])
     rows = []
     for (busy, spin), seconds in found.items():
@@ -268,9 +273,9 @@ def busy_program():
 TIMED = 8  # updates
 
 
-def timed() -> None:
+def timed(number: int) -> None:
     """A run that warms up, and one that is timed."""
-    job = replace(common.JOBS[0], updates=TIMED)
+    job = replace(common.JOBS[number], updates=TIMED)
     ids, labels, names = common.inputs_of(job)
     for _ in range(2):
         seconds, _ = ours(model_of("ours", "best", names), ids, labels, job)
@@ -292,14 +297,14 @@ def main() -> None:
     parser.add_argument("--train", type=int, help="at most so many texts for the accuracy")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--timed", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--timed", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
         side, number, comparison = options.alone
         alone(side, int(number), comparison)
         return
-    if options.timed:
-        timed()
+    if options.timed is not None:
+        timed(options.timed)
         return
     for part in PARTS if options.part == "all" else [options.part]:
         for number in [0] if part in FIRST_JOB_ONLY else options.jobs:

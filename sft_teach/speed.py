@@ -236,9 +236,10 @@ def _beside(rows: list[dict]) -> list[str]:
     if not memory:
         tables.append("Peak memory: not measured yet, `python benchmarks/training.py memory`.")
     else:
-        header = ["Job", "Compared", "Peak MB, ours", "Peak MB, Trainer", "Processes a side"]
+        header = ["Job", "Compared", "Precision", "Peak MB, ours", "Peak MB, Trainer",
+                  "Processes a side"]  # fmt: skip
         tables.append(markdown(header, [
-            [row["job"], _COMPARISONS[row["of"]],
+            [row["job"], _COMPARISONS[row["of"]], row["precision"],
              *(_megabytes(row["peak_memory_mb"][side]) for side in ("ours", "Trainer")),
              str(row["processes"])]
             for row in memory
@@ -246,18 +247,21 @@ def _beside(rows: list[dict]) -> list[str]:
     found: dict[tuple, list[dict]] = {}
     for row in rows:
         if row.get("comparison") == "accuracy":
-            key = (row["job"], row["data"], row["of"], row["n_train"], row["n_validation"])
+            key = tuple(row[name] for name in _SAME_TRAINING)
             found.setdefault(key, []).append(row)
     if found:
-        header = ["Job", "Data", "Compared", "Training / validation texts",
+        header = ["Job", "Data", "Compared", "Precision", "Training / validation texts",
                   "Validation accuracy % by seed, ours", "Trainer"]  # fmt: skip
         tables.append(markdown(header, [
-            [job, data, _COMPARISONS[of], f"{n:,} / {n_validation:,}",
+            [job, data, _COMPARISONS[of], precision, f"{n:,} / {n_validation:,}",
              *(", ".join(f"{100 * row['accuracy']:.1f}" for row in group if row["side"] == side)
                for side in ("ours", "Trainer"))]
-            for (job, data, of, n, n_validation), group in found.items()
+            for (job, data, of, precision, n, n_validation), group in found.items()
         ]))  # fmt: skip
     return tables + _waiting(rows)
+
+
+_SAME_TRAINING = ("job", "data", "of", "precision", "n_train", "n_validation")
 
 
 def _waiting(rows: list[dict]) -> list[str]:

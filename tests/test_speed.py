@@ -185,14 +185,16 @@ def test_pages_say_what_was_measured(tmp_path):
         "share_of_ceiling": {"ours": {"median": 0.6}, "Trainer": {"median": 0.3}},
         "losses": {"ours": [1.6, 1.5], "Trainer": [1.61, 1.4]},
     }  # fmt: skip
-    accuracy = {"comparison": "accuracy", "of": "best", "job": "SST-5", "data": "rt5"}
+    accuracy = {"comparison": "accuracy", "of": "best", "job": "SST-5", "data": "rt5",
+                "precision": "float32"}  # fmt: skip
     accuracy |= {"n_train": 3200, "n_validation": 1000}
     accuracies = [
         accuracy | {"side": side, "accuracy": value}
         for side, value in (("ours", 0.5), ("Trainer", 0.49), ("ours", 0.475))
     ]
     peaks = {"median": 1200.0, "min": 1190.0, "max": 1210.0}
-    memory = {"comparison": "memory", "of": "best", "job": "SST-5", "processes": 3}
+    memory = {"comparison": "memory", "of": "best", "job": "SST-5", "processes": 3,
+              "precision": "bfloat16"}  # fmt: skip
     memory |= {"peak_memory_mb": {"ours": peaks, "Trainer": peaks | {"median": 1300.0}}}
     write(tmp_path, "training", [training, memory, *accuracies])
     slopes = {"length": {"measured": 1.11, "theory": 1.2}}
@@ -230,7 +232,8 @@ def test_pages_say_what_was_measured(tmp_path):
     marks = "<!-- {0}:begin (sft-teach results) -->\n<!-- {0}:end -->\n"
     text = readme.with_benchmarks(marks.format("training") + marks.format("resume"), tmp_path)
     assert "| 3.0 / 50.0 | 0.60 / 0.30 | 1.600, 1.500 / 1.610, 1.400 |" in text
-    assert "| 1,200 (1,190 to 1,210) | 1,300 (1,190 to 1,210) | 3 |" in text
-    assert "| SST-5 | rt5 | same precision, both at their best | 3,200 / 1,000 |" in text
+    assert "| bfloat16 | 1,200 (1,190 to 1,210) | 1,300 (1,190 to 1,210) | 3 |" in text
+    found = "| SST-5 | rt5 | same precision, both at their best | float32 | 3,200 / 1,000 |"
+    assert found in text
     assert "| 50.0, 47.5 | 49.0 |" in text
     assert "Not measured yet: `python benchmarks/resume.py`." in text
