@@ -47,7 +47,7 @@ def tokenize(
     room = max_length - tokenizer.num_special_tokens_to_add()
     if room < 1:
         raise DataError(f"max_length={max_length} leaves no room beside the special tokens.")
-    for row, text in enumerate(texts):
+    for row, text in enumerate(texts, start=1):  # as the loaders count
         if not isinstance(text, str) or not text.strip():
             raise DataError(
                 f"Row {row} holds no text ({text!r}). Remove the row or fill it in: "

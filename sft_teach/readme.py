@@ -29,7 +29,11 @@ PUBLISHED = [
 
 
 def refresh(folder: Path) -> list[str]:
-    """Rewrite README.md and docs/speed.md in `folder` from `folder`/results; what that changed."""
+    """Rewrite README.md and docs/speed.md in `folder` from `folder`/results; what that changed.
+
+    Raises:
+        DataError: a page has lost its markers, or cannot be written.
+    """
     changed = []
     for name, tables in (("README.md", _readme), ("docs/speed.md", with_benchmarks)):
         path = folder / name
@@ -38,7 +42,13 @@ def refresh(folder: Path) -> list[str]:
         before = path.read_text(encoding="utf-8")
         after = tables(before, folder / "results")
         if after != before:
-            path.write_text(after, encoding="utf-8")
+            try:
+                path.write_text(after, encoding="utf-8")
+            except OSError as error:
+                raise DataError(
+                    f"Cannot write {path} ({error.strerror}). Make it writable: the tables in it "
+                    "are to follow results/."
+                ) from error
             changed.append(name)
     return changed
 
@@ -142,4 +152,6 @@ def _protocol(row: dict) -> str:
         return "C by cross-validation on the training texts"
     chosen = "chosen on validation data" if row.get("validation") else "fixed beforehand"
     epochs = f"{row['epochs']} epoch" + "s" * (row["epochs"] != 1)
-    return f"{epochs}, first {row['max_length']} tokens, rate {row['learning_rate']:g} {chosen}"
+    where = " (on the GPU)" if row.get("device") == "cuda" else ""
+    tokens = f"first {row['max_length']} tokens"
+    return f"{epochs}, {tokens}, rate {row['learning_rate']:g} {chosen}{where}"

@@ -63,7 +63,8 @@ def run_all(
         True if all of them ran.
 
     Raises:
-        SFTTeachError: there is no such notebook, or none at all.
+        SFTTeachError: there is no such notebook, or none at all; or `in_place` where nothing can be
+            stored.
     """
     if not paths:
         raise SFTTeachError("No notebooks to run: expected them in the folder notebooks/.")
@@ -71,6 +72,10 @@ def run_all(
         if not Path(path).is_file():
             raise SFTTeachError(f"There is no notebook {path}. They are in the folder notebooks/.")
     if in_place:
+        from sft_teach import experiments
+
+        for folder in {environment.results_dir(), *(Path(path).parent for path in paths)}:
+            experiments.require_writable(folder, "run without --in-place, which stores nothing")
         os.environ |= {"SFT_TEACH_SCALE": "quick", "SFT_TEACH_SOURCE": "packaged"}
     where = environment.source_name(environment.source())
     print(f"scale {environment.scale()}, source {where}, {len(paths)} notebooks")

@@ -43,8 +43,8 @@ def test_tail_and_both_keep_the_end_and_the_frame(tokenizer):
 @pytest.mark.parametrize(
     ("texts", "options", "words"),
     [
-        (["a", "  "], {}, "Row 1 holds no text"),
-        (["a", None], {}, "Row 1 holds no text"),
+        (["a", "  "], {}, "Row 2 holds no text"),
+        (["a", None], {}, "Row 2 holds no text"),
         (["a"], {"max_length": 2}, "no room"),
         (["a"], {"truncation": "middle"}, "head, tail, both"),
     ],

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from sft_teach import cli, doctor, environment, runner
-from sft_teach.errors import SFTTeachError
+from sft_teach.errors import DataError, SFTTeachError
 
 FIGURE = 'from IPython.display import HTML\nHTML(\'<img alt="a dot" src="data:,">\')'
 WIDGET = "import ipywidgets\nipywidgets.IntSlider(3)"
@@ -131,6 +131,14 @@ def test_in_place_stores_clean_outputs_and_the_seconds(tmp_path, monkeypatch):
     assert [row["notebook"] for row in kept["rows"]] == ["also", "good"], "the others are kept"
 
 
+def test_in_place_asks_first_whether_it_can_store_anything(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(environment, "results_dir", lambda: tmp_path / "file" / "results")
+    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("ran a notebook first"))
+    with pytest.raises(DataError, match="Cannot write results to .*without --in-place"):
+        runner.run_all([notebook(tmp_path, "good", "1")], in_place=True, bar=False)
+
+
 # --- doctor -------------------------------------------------------------------------------------
 def test_the_doctor_finds_this_machine_fit():
     findings = doctor.examine(measure=False)
@@ -187,6 +195,14 @@ def test_an_unreachable_hub_matters_only_to_those_who_chose_it(monkeypatch):
     assert doctor.hub().state == doctor.NOTE
     monkeypatch.setenv("SFT_TEACH_SOURCE", "hub")
     assert doctor.essential_failures([doctor.hub()])
+
+
+def test_the_doctor_tells_of_a_source_that_is_not_there_once(monkeypatch):
+    monkeypatch.setenv("SFT_TEACH_SOURCE", "/nowhere")
+    findings = doctor.examine(measure=False)
+    [wrong] = [finding for finding in findings if "/nowhere" in finding.found]
+    assert wrong in doctor.essential_failures(findings) and "Unset SFT_TEACH_SOURCE" in wrong.advice
+    assert any("SHA-256 as published" in finding.found for finding in findings)
 
 
 def test_the_doctor_survives_its_own_illness(monkeypatch):
