@@ -138,12 +138,10 @@ class Ours:
 
     def __init__(self, shape: Shape, ids, labels, compiled: bool):
         self.model = encoder(shape, self.shortened)
-        self.start = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.batches = LengthGroupedBatches(ids, labels, shape.batch_size)
         self.config = training.TrainingConfig(max_steps=shape.updates, compile=compiled)
 
     def run(self) -> list[float]:
-        self.model.load_state_dict(self.start)
         history = training.fit(self.model, self.batches, self.config, progress=False)
         return [step["loss"] for step in history.steps]
 
@@ -153,7 +151,6 @@ class Theirs:
 
     def __init__(self, shape: Shape, ids, labels, compiled: bool):
         self.model, self.data = encoder(shape, self.shortened), (ids, labels)
-        self.start = {k: v.clone() for k, v in self.model.state_dict().items()}
         cuda = torch.cuda.is_available()
         self.settings = {
             "max_steps": shape.updates, "per_device_train_batch_size": shape.batch_size,
@@ -163,7 +160,6 @@ class Theirs:
         }  # fmt: skip
 
     def run(self) -> list[float]:
-        self.model.load_state_dict(self.start)
         with tempfile.TemporaryDirectory() as folder:
             made = sides.trainer(
                 self.model, *self.data, folder, tokenizer=padder(), **self.settings
@@ -197,11 +193,13 @@ def throughput(options) -> Iterator[dict]:
             for name, side in kinds.items()
             for compiled in (False, True)
         }
+        start = encoder(shape, shortened=False).state_dict()  # shortened or not, the same weights
         seconds = {name: [] for name in runs}
         losses, memory = {}, {}
         for number in range(options.rounds + 1):
             for name in list(runs) if number % 2 else list(runs)[::-1]:
                 forget()
+                runs[name].model.load_state_dict(start)
                 with Clock(skip) as clock:
                     losses[name] = runs[name].run()
                 if number:  # the first one warms up and compiles

@@ -387,8 +387,8 @@ def _all_shares(contents: dict) -> tuple[list[str], Table]:
 
 
 def _all_gpu(contents: dict) -> tuple[list[str], Table]:
-    header = ["Part", "Side or seed", "Seconds", "Tokens a second", "Utilisation", "Peak MB",
-              "Accuracy %", "Precision", "First and last loss"]  # fmt: skip
+    header = ["Part", "Side or seed", "Seconds", "Tokens a second", "Utilisation, of TFLOP/s",
+              "Peak MB", "Accuracy %", "Precision", "First and last loss"]  # fmt: skip
     rows = []
     for row in contents["rows"]:
         fast = row["part"] == "throughput"
@@ -397,7 +397,7 @@ def _all_gpu(contents: dict) -> tuple[list[str], Table]:
             row["side"] if fast else str(row["seed"]),
             spread(row["seconds"]) if fast else f"{row['train_seconds']:g}{shared(row)}",
             f"{row['tokens_per_second']:,}",
-            f"{row['utilisation']:.2f}" if fast else "",
+            f"{row['utilisation']:.2f} of {row['ceiling_tflops']:g}" if fast else "",
             f"{row['peak_memory_mb']:,}" if row["peak_memory_mb"] else "",
             "" if fast else f"{100 * row['accuracy']:.1f}",
             row["precision"],
