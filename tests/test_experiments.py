@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 
 from sft_teach import experiments
 from sft_teach.errors import DataError
@@ -55,6 +57,30 @@ def test_the_learning_rate_is_chosen_without_the_test_set(official, tmp_path, mo
     experiments.run("sst5", tmp_path, official)
     assert [test for _, _, test in calls] == [False] * 3 + [True] * 3
     assert {rate for _, rate, test in calls if test} == {2e-4}
+
+
+def test_word_counts_and_the_network_learn_from_the_same_few_texts(monkeypatch):
+    def texts(n):
+        return Dataset.from_dict({"text": list(map(str, range(n))), "label": [0, 1] * (n // 2)})
+
+    splits, seen = {"train": texts(6000), "test": texts(5500)}, {"counts": [], "net": []}
+
+    def learn(who, train, test, seed):
+        seen[who].append((seed, tuple(train["text"]), tuple(test["text"])))
+        return {}
+
+    monkeypatch.setattr(experiments, "word_counts", lambda *task: learn("counts", *task))
+    monkeypatch.setattr(
+        experiments,
+        "finetune",
+        lambda work, part, test, *, seed, **_: learn("net", part["train"], test, seed),
+    )
+    work = SimpleNamespace(load=lambda name: splits, done=lambda **key: False)
+    assert len(list(experiments.sizes_rows(work))) == 12 + 9
+    few = [task for task in seen["counts"] if len(task[1]) < 5000]
+    assert seen["net"] == few and len(seen["counts"]) == len(few) + 3
+    assert [len(task[1]) for task in seen["net"]] == [1000] * 3 + [2000] * 6
+    assert len({task[2] for task in few}) == 1 and len(set(few[:3])) == 3  # one test set, 3 draws
 
 
 def test_weights_take_the_rate_and_the_plain_rows_of_the_reference_run(

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 import sft_teach
 from sft_teach import cli, environment, readme
+from sft_teach.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,25 @@ def test_readme_numbers_follow_the_results(tmp_path):
     )
     assert "| training (`benchmarks/training.py`) | not measured | | |" in text
     assert not readme.refresh(tmp_path), "a second time changes nothing"
+
+    gpu = {"part": "imdb", "setting": "MiniLM", "n_train": 25_000, "n_test": 25_000, "epochs": 3,
+           "max_length": 512, "learning_rate": 1e-4, "device": "cuda", "train_seconds": 72.0,
+           "precision": "bfloat16", "beside": 4}  # fmt: skip
+    runs = [gpu | {"seed": i, "accuracy": a} for i, a in enumerate((0.92, 0.93, 0.94))]
+    contents = f'{{"machine": {machine}, "rows": {json.dumps(runs)}}}'
+    (tmp_path / "results" / "benchmark-gpu.json").write_text(contents)
+    how = "3 epochs, first 512 tokens, rate 0.0001 fixed beforehand (on the GPU)"
+    row = f"| {how} | 3 | **93.0** [90.5, 95.5] |  | 72 (beside 4 other processes) | bfloat16 |"
+    assert row in readme._table(tmp_path / "results")
+
+    def read_only(*_, **__):
+        raise PermissionError(30, "Read-only file system")
+
+    (tmp_path / "README.md").write_text(page)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_text", read_only)
+        with pytest.raises(DataError, match=r"README\.md \(Read-only file system\)"):
+            readme.refresh(tmp_path)
 
 
 def test_the_recorded_notebooks_fit_into_a_lesson(repository):
