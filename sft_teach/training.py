@@ -9,14 +9,12 @@ It trains anything whose batches are dicts of tensors with `labels` in them and 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import itertools
 import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,11 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sft_teach import checkpoint
+from sft_teach import checkpoint, memory
 from sft_teach.environment import quiet
 from sft_teach.errors import CheckpointError, DataError, OutOfMemory, TrainingDiverged
 from sft_teach.progress import bar
 
+_RELEASE_EVERY = 100  # updates
 IGNORED = -100  # the label that the loss skips, PyTorch's own convention
 Batch = dict[str, Tensor]
 
@@ -371,7 +370,7 @@ def fit(
     run = _Run(model, batches, config or TrainingConfig(), validation, metrics, on_log)
     devices = [run.device.index or 0] if run.device.type == "cuda" else []
     # The seed governs this run and leaves the caller's random numbers where they were.
-    with torch.random.fork_rng(devices), _explained_errors(run):
+    with torch.random.fork_rng(devices), memory.kept(), _explained_errors(run):
         torch.manual_seed(run.config.seed + run.rank)
         run.open(output_dir, resume_from)
         run.train(progress)
@@ -426,7 +425,7 @@ class _Run:
         if self.best_weights is not None:
             self.model.load_state_dict(self.best_weights)
         self.model.eval()
-        self.history.peak_memory_mb = _peak_memory_mb(self.device)
+        self.history.peak_memory_mb = memory.peak_mb(self.device)
 
     def train_epoch(self, epoch: int) -> None:
         if hasattr(self.batches, "set_epoch"):
@@ -446,8 +445,8 @@ class _Run:
             every = self.config.checkpoint_every
             if self.store and (self.step % every == 0 if every else evaluated):
                 self.save_checkpoint()
-            if self.step % _TRIM_EVERY == 0:
-                release_memory()
+            if self.step % _RELEASE_EVERY == 0:
+                memory.release()
             if self.step == self.total or self.history.stopped_early:
                 return
 
@@ -648,32 +647,6 @@ def _join_process_group() -> tuple[int, int]:
     if not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
-
-
-_TRIM_EVERY = 100  # updates
-
-
-def release_memory() -> None:
-    """Give memory that is free inside of this process back to the system (Linux with glibc).
-
-    Batches of ever other lengths leave gaps in it that glibc keeps: without this a run over IMDB
-    (16 reviews of up to 256 tokens a batch) had grown to 5.5 GB after 550 updates.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    """The GPU's highest allocation, or the highest this process ever had on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _diverged(record: dict, dtype: torch.dtype) -> str:

@@ -1,0 +1,85 @@
+"""Memory of this process: what glibc gives back, and what it keeps while a model trains."""
+
+import math
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from sft_teach import memory
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory")
+
+
+def run(script: str) -> list[float]:
+    """The numbers that `script` prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    return [float(word) for word in done.stdout.split()]
+
+
+def test_memory_between_used_pieces_is_given_back():
+    full, torn, released = run(
+        """
+        import torch
+        from sft_teach import memory
+        def held():
+            return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0]) / 1024
+        pieces = [torch.zeros(25_000) for _ in range(5000)]  # 100 kB each, all in one heap
+        kept = pieces[::50]  # a piece in use now and then
+        full = held()
+        del pieces
+        torn = held()
+        memory.release()
+        print(full, torn, held())
+        """
+    )
+    assert torn > full - 100, "the gaps stay with the process: that is what is to be mended"
+    assert released < full - 350  # of 500 MB
+
+
+def test_a_large_block_is_taken_from_the_system_once_while_memory_is_kept():
+    before, inside = run(
+        """
+        import resource, torch
+        from sft_teach import memory
+        def pages():  # that the system had to hand out, for 20 blocks of 48 MB one after the other
+            start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                torch.ones(12_000_000)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
+        torch.ones(12_000_000)
+        before = pages()
+        with memory.kept():
+            pages()  # until the gaps between small objects are wide enough
+            print(before, pages())
+        """
+    )
+    block = 48e6 / 4096
+    assert before > 15 * block and inside < block
+
+
+def test_afterwards_a_large_block_goes_back_to_the_system_again():
+    start, inside, after = run(
+        """
+        import torch
+        from sft_teach import memory
+        def held_after_a_block_of(n):
+            torch.ones(n)
+            return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0]) / 1024
+        start = held_after_a_block_of(1)
+        with memory.kept():
+            inside = held_after_a_block_of(100_000_000)  # 400 MB
+        print(start, inside, held_after_a_block_of(200_000_000))
+        """
+    )
+    assert inside > start + 300 and after < start + 100
+
+
+def test_the_highest_memory_is_in_megabytes():
+    with open("/proc/self/status") as status:
+        now = int(status.read().split("VmRSS:")[1].split()[0]) / 1024
+    assert 0.9 * now < memory.peak_mb(torch.device("cpu")) < math.inf
