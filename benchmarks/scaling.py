@@ -55,7 +55,7 @@ def update_seconds(depth: int, batch: int, length: int, rounds: int) -> list[flo
     for number in range(rounds + 1):
         started = time.perf_counter()
         optimizer.zero_grad()
-        with training.autocast(torch.device("cpu"), dtype):
+        with training.autocast(torch.device("cpu"), dtype, length):
             logits = model(input_ids=ids).logits
         cross_entropy(logits.float(), labels).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -317,7 +317,7 @@ def training_speed(seconds: float = 2.0) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def update() -> float:
-        with training.autocast(device, dtype):
+        with training.autocast(device, dtype, ids.shape[1]):
             loss = model(**batch).loss
         loss.backward()
         optimizer.step()

@@ -181,7 +181,13 @@ def predict(
     Raises:
         DataError: no batches at all, or logits that are NaN or infinite.
     """
-    from sft_teach.training import autocast, choose_device, choose_precision
+    from sft_teach.training import (
+        attention_kernel,
+        autocast,
+        choose_device,
+        choose_precision,
+        width_of,
+    )
 
     device = choose_device(device)
     dtype = choose_precision(precision, device)
@@ -193,7 +199,8 @@ def predict(
         with torch.inference_mode(), autocast(device, dtype):
             for batch in _bar(batches, "predict", progress):
                 inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
-                output = model(**inputs)
+                with attention_kernel(device, dtype, width_of(batch)):
+                    output = model(**inputs)
                 logits.append(getattr(output, "logits", output).float().cpu())
                 if "labels" in batch:
                     labels.append(batch["labels"].cpu())
@@ -254,7 +261,13 @@ def features(
         float32 (N, H).
     """
     from sft_teach.batching import LengthGroupedBatches, tokenize
-    from sft_teach.training import autocast, choose_device, choose_precision
+    from sft_teach.training import (
+        attention_kernel,
+        autocast,
+        choose_device,
+        choose_precision,
+        width_of,
+    )
 
     device = choose_device(device)
     dtype = choose_precision(precision, device)
@@ -269,7 +282,8 @@ def features(
         with torch.inference_mode(), autocast(device, dtype):
             for batch in _bar(batches, "features", progress):
                 batch = {k: v.to(device) for k, v in batch.items()}
-                states = body(**batch).last_hidden_state.float()  # (B, L, H)
+                with attention_kernel(device, dtype, width_of(batch)):
+                    states = body(**batch).last_hidden_state.float()  # (B, L, H)
                 mask = batch["attention_mask"].unsqueeze(-1).float()  # (B, L, 1)
                 rows.append(((states * mask).sum(1) / mask.sum(1)).cpu())
     finally:

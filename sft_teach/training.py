@@ -25,6 +25,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from sft_teach import checkpoint, memory
 from sft_teach.environment import quiet
@@ -160,18 +161,60 @@ def choose_precision(precision: str = "auto", device: str | torch.device = "auto
 
 
 @contextlib.contextmanager
-def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def autocast(device: torch.device, dtype: torch.dtype, width: int | None = None) -> Iterator[None]:
     """Run matrix products in `dtype`; weights and the sensitive operations stay in float32.
 
-    Attention is left to any kernel but cuDNN's, which torch prefers on new GPUs and which is built
-    anew for each length that a batch has not had before (pytorch/pytorch#155958).
+    `width`, the tokens of a text, chooses the kernel for attention (see `attention_kernel`).
     """
-    attention = sdpa_kernel(_ATTENTION) if device.type == "cuda" else contextlib.nullcontext()
-    with attention, torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+    products = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    with attention_kernel(device, dtype, width), products:
         yield
 
 
-_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+def attention_kernel(
+    device: torch.device, dtype: torch.dtype, width: int | None = None
+) -> contextlib.AbstractContextManager:
+    """Inside, torch's attention is computed as suits device, precision and `width` tokens a text.
+
+    On CUDA by any kernel but cuDNN's, which torch prefers on new GPUs and which is built anew for
+    each length that a batch has not had before (pytorch/pytorch#155958). On a CPU in bfloat16 by
+    plain matrix products for short texts: the fused kernel takes up to seven times as long there.
+    """
+    if device.type == "cuda":
+        return sdpa_kernel(_CUDA_ATTENTION)
+    if device.type == "cpu" and dtype == torch.bfloat16 and width and width <= _SHORT:
+        return _PlainAttention()
+    return contextlib.nullcontext()
+
+
+_CUDA_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_SHORT = 256  # tokens; for longer texts the fused kernel is as fast, and needs less memory
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Inside, `F.scaled_dot_product_attention` is written out as softmax(q k^T scale) v."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            return _plain_attention(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _plain_attention(
+    q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False
+) -> Tensor:
+    """The same as `F.scaled_dot_product_attention`, (..., L, d)."""
+    if is_causal or enable_gqa:  # a language model's, whose kernels save half of the work
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)  # (..., L, L)
+    if attn_mask is not None:
+        boolean = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
+    with torch.autocast(q.device.type, enabled=False):  # its softmax would go to float32
+        shares = scores.softmax(-1)
+    return F.dropout(shares, dropout_p) @ v if dropout_p else shares @ v
 
 
 def set_seed(seed: int) -> None:
@@ -284,6 +327,11 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
     return output.logits if hasattr(output, "logits") else output
 
 
+def width_of(batch: Batch) -> int | None:
+    """Tokens a text of this batch, padding included; None if it holds no token ids."""
+    return batch["input_ids"].shape[1] if "input_ids" in batch else None
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cuda":  # only from pinned memory does a copy not make the CPU wait
         batch = {k: v.pin_memory() if v.device.type == "cpu" else v for k, v in batch.items()}
@@ -308,7 +356,7 @@ def evaluate(
     loss, right, count, kept = 0.0, 0, 0, []
     for batch in batches:
         on_cpu, batch = batch["labels"], to_device(batch, device)
-        with autocast(device, dtype):
+        with autocast(device, dtype, width_of(batch)):
             logits = forward(model, batch)
         require_classes(on_cpu, logits.shape[-1])
         labels = batch["labels"]
@@ -488,7 +536,7 @@ class _Run:
             last = i == len(group) - 1
             alone = self.world == 1 or last
             with contextlib.nullcontext() if alone else self.wrapped.no_sync():
-                with autocast(self.device, self.dtype):
+                with autocast(self.device, self.dtype, width_of(part)):
                     logits = forward(self.wrapped, part)
                 self.check_classes(batch["labels"], logits.shape[-1])
                 loss = cross_entropy_sum(
