@@ -22,11 +22,9 @@ from sft_teach.batching import LengthGroupedBatches
 
 # The first pattern that an operator's name holds decides.
 KINDS = [
-    (
-        "matrix products",
-        ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "onednn", "mkldnn"),
-    ),
-    ("attention", ("scaled_dot_product", "flash_attention")),
+    ("matrix products", ("aten::mm", "aten::addmm", "aten::linear", "onednn", "mkldnn")),
+    # Written out or fused; products of batches of matrices are nowhere else.
+    ("attention", ("scaled_dot_product", "flash_attention", "aten::bmm", "aten::_softmax")),
     ("optimizer step", ("_fused_adamw", "_foreach_addcdiv", "Optimizer.step")),
     ("gradient clipping", ("_foreach_norm", "_foreach_mul_", "linalg_vector_norm", "aten::stack")),
     ("embeddings and their gradient", ("embedding", "index_select", "aten::zero_", "aten::fill_")),
