@@ -213,7 +213,7 @@ def _plain_attention(
         boolean = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
     with torch.autocast(q.device.type, enabled=False):  # its softmax would go to float32
-        shares = scores.softmax(-1)
+        shares = torch._safe_softmax(scores, -1)  # 0, not NaN, where a text may see nothing
     return F.dropout(shares, dropout_p) @ v if dropout_p else shares @ v
 
 

@@ -631,6 +631,7 @@ def test_short_texts_in_bfloat16_on_a_cpu_take_plain_attention(precision, width,
     [
         {},
         {"attn_mask": torch.tensor([[True, True, False, True]])},
+        {"attn_mask": torch.tensor([[False] * 4, [True] * 4, [True] * 4, [False, True] * 2])},
         {"attn_mask": torch.tensor([[0.0, -2.0, 1.0, -torch.inf]]), "scale": 0.3},
         {"is_causal": True},
         {"enable_gqa": True},
