@@ -204,17 +204,20 @@ def _plain_attention(
     q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False
 ) -> Tensor:
     """The same as `F.scaled_dot_product_attention`, (..., L, d)."""
-    if is_causal or enable_gqa:  # a language model's, whose kernels save half of the work
+    floats = attn_mask is not None and attn_mask.dtype != torch.bool
+    if is_causal or enable_gqa or floats:  # no encoder's: left to torch's kernels
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)  # (..., L, L)
     if attn_mask is not None:
-        boolean = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
     with torch.autocast(q.device.type, enabled=False):  # its softmax would go to float32
-        shares = torch._safe_softmax(scores, -1)  # 0, not NaN, where a text may see nothing
-    return F.dropout(shares, dropout_p) @ v if dropout_p else shares @ v
+        shares = scores.softmax(-1)
+    mixed = F.dropout(shares, dropout_p) @ v if dropout_p else shares @ v
+    if attn_mask is not None:  # a row that may see nothing gives 0
+        mixed = mixed.masked_fill(~attn_mask.any(-1, keepdim=True), 0)
+    return mixed
 
 
 def set_seed(seed: int) -> None:
