@@ -55,6 +55,7 @@ class Change:
     patch: Callable = contextlib.nullcontext
     threads: int | None = None
     once: bool = False  # so slow that one round on the first job must do
+    native_only: bool = False  # changes nothing where bfloat16 is not the loop's choice
 
 
 def frozen_embeddings(model) -> None:
@@ -97,8 +98,10 @@ CHANGES = [
     Change("no dropout at all (a bound)", model=without_dropout),
     Change("word embeddings frozen (a bound)", model=frozen_embeddings),
     Change("torch.compile", config={"compile": True}),
-    Change("fused attention for short texts as well",
-           patch=partial(mock.patch, "sft_teach.training._SHORT", 0)),
+    Change("fused attention for short texts as well", native_only=True,
+           patch=partial(mock.patch, "sft_teach.kernels._SHORT", 0)),
+    Change("dropout by torch", patch=partial(
+        mock.patch, "sft_teach.kernels.dropout", torch.nn.functional.dropout)),
     Change("large blocks of memory handed back after each update", patch=partial(
         mock.patch, "sft_teach.memory.kept", contextlib.nullcontext)),
     Change(OTHER, config={"precision": OTHER}, once=not NATIVE),
@@ -148,11 +151,13 @@ def main() -> None:
         rows = []
         job = replace(common.JOBS[number], updates=UPDATES[number])
         ids, labels, names = common.inputs_of(job)
-        changes = [c for c in CHANGES if not options.only or options.only in c.name]
-        if number:
-            changes = [c for c in changes if not c.once]
-        if not NATIVE:  # there fused attention is taken for all lengths anyway
-            changes = [c for c in changes if "short texts" not in c.name]
+        changes = [
+            change
+            for change in CHANGES
+            if (not options.only or options.only in change.name)
+            and not (change.once and number)
+            and not (change.native_only and not NATIVE)
+        ]
         inputs = (job.batch_size, ids, labels, names)
         sides = [Side(change, *inputs) for change in (AS_IT_IS, *changes)]
         for round_number in range(options.rounds + 1):

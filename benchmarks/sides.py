@@ -8,7 +8,7 @@ from unittest import mock
 import common
 import torch
 
-from sft_teach import environment, models
+from sft_teach import environment, models, training
 
 
 def our_model(names, seed=0):
@@ -29,6 +29,21 @@ def their_model(names, seed=0, attention_dropout=None):
         )
     model.load_state_dict(our_model(names, seed).state_dict())
     return model
+
+
+def precision() -> str:
+    """Of ours, and of Trainer's at its best; its default is float32."""
+    return str(training.choose_precision()).removeprefix("torch.")
+
+
+def best_attention(job) -> str:
+    """Of Trainer, in its best precision. On a CPU torch's fused attention ("sdpa") is slow in
+    bfloat16: for short texts "eager" is faster.
+
+    The rule is by hand, from what `training.py attention` measures.
+    """
+    short = precision() == "bfloat16" and job.max_length <= 256 and not torch.cuda.is_available()
+    return "eager" if short else "sdpa"
 
 
 def without_dropout(model) -> None:

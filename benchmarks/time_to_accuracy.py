@@ -10,7 +10,7 @@ thread on a CPU, so that other work on the machine changes little, and wall time
 Trainer's default recipe is `TrainingArguments()` alone: batches of 8, three epochs. "Tuned" and
 ours have the same budget: the best last validation accuracy of three learning rates, seed 100,
 everything else fixed (batch size 16, two epochs, 10 % warm-up, batches grouped by length). A run
-that was stopped goes on with what is missing.
+that was stopped goes on with what is missing, in the same precision.
 """
 
 from __future__ import annotations
@@ -87,9 +87,11 @@ def theirs(names, seed, rate, train, validation, every, epochs) -> list[dict]:
         "learning_rate": rate, "per_device_train_batch_size": BATCH, "weight_decay": 0.01,
         "num_train_epochs": epochs,
         "warmup_steps": round(0.1 * epochs * N / BATCH), "train_sampling_strategy":
-        "group_by_length", "bf16": training.choose_precision() == torch.bfloat16,
+        "group_by_length", "bf16": sides.precision() == "bfloat16",
     }  # fmt: skip
-    model = sides.their_model(names, seed, attention_dropout=None if rate is None else 0.0)
+    model = sides.their_model(names, seed, attention_dropout=0.0 if tuned else None)
+    if tuned:
+        model.set_attn_implementation(sides.best_attention(JOB))
 
     class Evaluation(TrainerCallback):
         def on_step_end(self, arguments, state, control, **_):
@@ -130,7 +132,9 @@ def compare(runs: list[dict], seeds) -> list[dict]:
             for side in ("ours", other)
         }
         rates = {r["side"]: r.get("learning_rate") for r in runs}
+        precisions = {r["side"]: r.get("precision") for r in runs}
         rows.append({"comparison": other, "rates": [rates["ours"], rates[other]],
+                     "precisions": [precisions["ours"], precisions[other]],
                      "job": JOB.name, "seeds": len(mine), "seconds": seconds,
                      "speed_ratio": common.spread(ratios), "last_accuracy": last,
                      "per_seed": mine})  # fmt: skip
@@ -158,8 +162,9 @@ def main() -> None:
     def run(side: str, seed: int, rate: float | None, kind: str) -> None:
         recipe = {"epochs": options.epochs, "batch_size": BATCH} if side in TUNED else DEFAULTS
         key = {"kind": kind, "side": side, "seed": seed, "learning_rate": rate, "n_train": N,
-               "every": EVERY, **recipe}  # fmt: skip
-        if any(all(row[k] == v for k, v in key.items()) for row in runs):
+               "every": EVERY, "precision": sides.precision() if side in TUNED else "float32",
+               **recipe}  # fmt: skip
+        if any(all(row.get(k) == v for k, v in key.items()) for row in runs):
             return
         start = ours if side == "ours" else theirs
         epochs = recipe["epochs"]

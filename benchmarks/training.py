@@ -4,6 +4,7 @@
     python benchmarks/training.py memory             # on a busy one too
     python benchmarks/training.py accuracy           # likewise
     python benchmarks/training.py waiting            # how the threads of torch wait; quiet
+    python benchmarks/training.py attention          # which attention is Trainer's best; quiet
     python benchmarks/training.py speed --rounds 1 --jobs 0
 
 Without a word all of them, and "same": with one order of the texts and without dropout both sides
@@ -11,8 +12,9 @@ make the same losses, which shows that they train the same thing.
 
 Three comparisons. "best": both at their best in the same precision (Trainer with dynamic padding,
 batches grouped by length, fused AdamW, no attention dropout, "sdpa" or "eager" attention, whichever
-is faster). "loop": so too, and Trainer gets `load_encoder`'s model, which leaves out what the head
-does not read: what remains is the loop's own (on the shortest texts, where it weighs most).
+the part "attention" found faster). "loop": so too, and Trainer gets `load_encoder`'s model, which
+leaves out what the head does not read: what remains is the loop's own (on the shortest texts, where
+it weighs most).
 "defaults": what a user gets who writes the fewest lines (Trainer: random batches, the model as
 `from_pretrained` makes it; ours: `fit` on `load_encoder`).
 
@@ -49,11 +51,6 @@ COMPARISONS = ("best", "loop", "defaults")
 ACCURACY = [(0, 3200, "best"), (0, 3200, "defaults"), (1, 1600, "best"), (2, 800, "best")]
 
 
-def precision() -> str:
-    """Of ours, and of Trainer's at its best; its default is float32."""
-    return str(training.choose_precision()).removeprefix("torch.")
-
-
 def model_of(side: str, comparison: str, names, seed: int = 0):
     if side == "ours" or comparison == "loop":
         return sides.our_model(names, seed)
@@ -70,17 +67,11 @@ def ours(model, ids, labels, job, seed=0, comparison="best"):
     return time.perf_counter() - started, [step["loss"] for step in history.steps]
 
 
-def their_best_attention(job) -> str:
-    """On a CPU torch's fused attention is slow in bfloat16: for these texts "eager" is faster."""
-    short = precision() == "bfloat16" and job.max_length <= 256 and not torch.cuda.is_available()
-    return "eager" if short else "sdpa"
-
-
-def theirs(model, ids, labels, job, seed=0, comparison="best", **more):
+def theirs(model, ids, labels, job, seed=0, comparison="best", attention=None, **more):
     """Returns (seconds, losses)."""
     best = comparison != "defaults"
     if best:
-        model.set_attn_implementation(their_best_attention(job))
+        model.set_attn_implementation(attention or sides.best_attention(job))
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "max_steps": job.updates,
@@ -137,7 +128,7 @@ def compare(job, rounds: int, comparison: str) -> dict:
         "updates": job.updates,
         "texts": len(ids),
         "rounds": rounds,
-        "precision": precision(),
+        "precision": sides.precision(),
         "seconds": per_side(lambda mine: common.spread(mine["seconds"], 2)),
         "tokens": tokens,
         "padding": per_side(lambda mine: common.spread([work.padding for work in mine["work"]], 4)),
@@ -215,7 +206,7 @@ def accuracy(number: int, options) -> list[dict]:
                 rows.append({"comparison": "accuracy", "of": comparison, "job": job.name,
                              "data": common.dataset(job.data), "side": side, "seed": seed,
                              "n_train": n, "n_validation": len(truth),
-                             "threads": torch.get_num_threads(), "precision": precision(),
+                             "threads": torch.get_num_threads(), "precision": sides.precision(),
                              "accuracy": round(float(correct.mean()), 4)})  # fmt: skip
                 print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -232,7 +223,7 @@ def memory(number: int, options) -> list[dict]:
                 peaks[side].append(found["peak_mb"])
         rows.append({"comparison": "memory", "of": comparison, "job": common.JOBS[number].name,
                      "peak_memory_mb": {s: common.spread(v, 0) for s, v in peaks.items()},
-                     "threads": torch.get_num_threads(), "precision": precision(),
+                     "threads": torch.get_num_threads(), "precision": sides.precision(),
                      "processes": options.processes})  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -243,6 +234,27 @@ def alone(side: str, number: int, comparison: str) -> None:
     ids, labels, names = common.inputs_of(job)
     RUN[side](model_of(side, comparison, names), ids, labels, job, 0, comparison)
     print(json.dumps({"peak_mb": common.peak_memory_mb()}))
+
+
+def attention(number: int, options) -> list[dict]:
+    """Trainer at its best with each kind of attention, taking turns."""
+    job = common.JOBS[number]
+    ids, labels, names = common.inputs_of(job)
+    start = model_of("Trainer", "best", names)
+    seconds = {"sdpa": [], "eager": []}
+    for round_number in range(options.rounds + 1):
+        for kind in seconds if round_number % 2 else reversed(seconds):
+            model = copy.deepcopy(start).train()
+            took, _ = theirs(model, ids, labels, job, round_number, attention=kind)
+            if round_number:  # the first one warms up
+                seconds[kind].append(took)
+    ratios = [a / b for a, b in zip(seconds["sdpa"], seconds["eager"], strict=True)]
+    row = {"comparison": "attention", "job": job.name, "precision": sides.precision(),
+           "rounds": options.rounds, "taken": sides.best_attention(job),
+           "seconds": {kind: common.spread(found, 2) for kind, found in seconds.items()},
+           "sdpa_over_eager": common.spread(ratios)}  # fmt: skip
+    print(json.dumps(row), flush=True)
+    return [row]
 
 
 # Iterations that a waiting thread spins before it sleeps: none, the package's, GNU OpenMP's own.
@@ -290,8 +302,8 @@ def timed(number: int) -> None:
     print(json.dumps({"seconds": seconds}))
 
 
-PARTS = {"same": same, "speed": speed, "memory": memory, "accuracy": accuracy,
-         "waiting": waiting}  # fmt: skip
+PARTS = {"same": same, "speed": speed, "attention": attention, "memory": memory,
+         "accuracy": accuracy, "waiting": waiting}  # fmt: skip
 FIRST_JOB_ONLY = ("same", "waiting")
 
 

@@ -181,13 +181,8 @@ def predict(
     Raises:
         DataError: no batches at all, or logits that are NaN or infinite.
     """
-    from sft_teach.training import (
-        attention_kernel,
-        autocast,
-        choose_device,
-        choose_precision,
-        width_of,
-    )
+    from sft_teach.kernels import fast_kernels
+    from sft_teach.training import choose_device, choose_precision, low_precision, width_of
 
     device = choose_device(device)
     dtype = choose_precision(precision, device)
@@ -196,10 +191,10 @@ def predict(
     order = getattr(batches, "order", None)
     logits, labels = [], []
     try:
-        with torch.inference_mode(), autocast(device, dtype):
+        with torch.inference_mode(), low_precision(device, dtype):
             for batch in _bar(batches, "predict", progress):
                 inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
-                with attention_kernel(device, dtype, width_of(batch)):
+                with fast_kernels(device, dtype, width_of(batch)):
                     output = model(**inputs)
                 logits.append(getattr(output, "logits", output).float().cpu())
                 if "labels" in batch:
@@ -261,13 +256,8 @@ def features(
         float32 (N, H).
     """
     from sft_teach.batching import LengthGroupedBatches, tokenize
-    from sft_teach.training import (
-        attention_kernel,
-        autocast,
-        choose_device,
-        choose_precision,
-        width_of,
-    )
+    from sft_teach.kernels import fast_kernels
+    from sft_teach.training import choose_device, choose_precision, low_precision, width_of
 
     device = choose_device(device)
     dtype = choose_precision(precision, device)
@@ -279,10 +269,10 @@ def features(
     body.to(device).eval()
     rows = []
     try:
-        with torch.inference_mode(), autocast(device, dtype):
+        with torch.inference_mode(), low_precision(device, dtype):
             for batch in _bar(batches, "features", progress):
                 batch = {k: v.to(device) for k, v in batch.items()}
-                with attention_kernel(device, dtype, width_of(batch)):
+                with fast_kernels(device, dtype, width_of(batch)):
                     states = body(**batch).last_hidden_state.float()  # (B, L, H)
                 mask = batch["attention_mask"].unsqueeze(-1).float()  # (B, L, 1)
                 rows.append(((states * mask).sum(1) / mask.sum(1)).cpu())

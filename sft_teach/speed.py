@@ -258,10 +258,21 @@ def _beside(rows: list[dict]) -> list[str]:
                for side in ("ours", "Trainer"))]
             for (job, data, of, precision, n, n_validation), group in found.items()
         ]))  # fmt: skip
-    return tables + _waiting(rows)
+    return tables + _attention(rows) + _waiting(rows)
 
 
 _SAME_TRAINING = ("job", "data", "of", "precision", "n_train", "n_validation")
+
+
+def _attention(rows: list[dict]) -> list[str]:
+    """Which kind of attention is best for Trainer?"""
+    header = ["Job", "Precision", "Trainer's seconds, sdpa", "eager", "sdpa / eager", "Taken"]
+    found = [
+        [row["job"], row["precision"], *(spread(row["seconds"][k]) for k in ("sdpa", "eager")),
+         spread(row["sdpa_over_eager"]), row["taken"]]
+        for row in rows if row["comparison"] == "attention"
+    ]  # fmt: skip
+    return [markdown(header, found)] if found else []
 
 
 def _waiting(rows: list[dict]) -> list[str]:
@@ -319,8 +330,9 @@ def _all_accuracies(contents: dict) -> tuple[list[str], Table]:
             for side, v in row["last_accuracy"].items()
         )
         rates = ", ".join("default" if rate is None else f"{rate:g}" for rate in row["rates"])
-        rows.append([f"**{row['comparison']}**", f"rates {rates}", f"last: {last}", "", "",
-                     spread(row["speed_ratio"])])  # fmt: skip
+        precisions = " and ".join(dict.fromkeys(row["precisions"]))
+        rows.append([f"**{row['comparison']}**", f"rates {rates}; {precisions}", f"last: {last}",
+                     "", "", spread(row["speed_ratio"])])  # fmt: skip
     return header, rows
 
 

@@ -24,12 +24,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from sft_teach import checkpoint, memory
 from sft_teach.environment import quiet
 from sft_teach.errors import CheckpointError, DataError, OutOfMemory, TrainingDiverged
+from sft_teach.kernels import fast_kernels
 from sft_teach.progress import bar
 
 _RELEASE_EVERY = 100  # updates
@@ -162,62 +161,14 @@ def choose_precision(precision: str = "auto", device: str | torch.device = "auto
 
 @contextlib.contextmanager
 def autocast(device: torch.device, dtype: torch.dtype, width: int | None = None) -> Iterator[None]:
-    """Run matrix products in `dtype`; weights and the sensitive operations stay in float32.
-
-    `width`, the tokens of a text, chooses the kernel for attention (see `attention_kernel`).
-    """
-    products = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-    with attention_kernel(device, dtype, width), products:
+    """`low_precision`, and the kernels that suit a batch of `width` tokens a text."""
+    with fast_kernels(device, dtype, width), low_precision(device, dtype):
         yield
 
 
-def attention_kernel(
-    device: torch.device, dtype: torch.dtype, width: int | None = None
-) -> contextlib.AbstractContextManager:
-    """Inside, torch's attention is computed as suits device, precision and `width` tokens a text.
-
-    On CUDA by any kernel but cuDNN's, which torch prefers on new GPUs and which is built anew for
-    each length that a batch has not had before (pytorch/pytorch#155958). On a CPU in bfloat16 by
-    plain matrix products for short texts: the fused kernel takes up to seven times as long there.
-    """
-    if device.type == "cuda":
-        return sdpa_kernel(_CUDA_ATTENTION)
-    if device.type == "cpu" and dtype == torch.bfloat16 and width and width <= _SHORT:
-        return _PlainAttention()
-    return contextlib.nullcontext()
-
-
-_CUDA_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-_SHORT = 256  # tokens; for longer texts the fused kernel is as fast, and needs less memory
-
-
-class _PlainAttention(TorchFunctionMode):
-    """Inside, `F.scaled_dot_product_attention` is written out as softmax(q k^T scale) v."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.scaled_dot_product_attention:
-            return _plain_attention(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
-
-
-def _plain_attention(
-    q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False
-) -> Tensor:
-    """The same as `F.scaled_dot_product_attention`, (..., L, d)."""
-    floats = attn_mask is not None and attn_mask.dtype != torch.bool
-    if is_causal or enable_gqa or floats:  # no encoder's: left to torch's kernels
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
-    scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)  # (..., L, L)
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
-    with torch.autocast(q.device.type, enabled=False):  # its softmax would go to float32
-        shares = scores.softmax(-1)
-    mixed = F.dropout(shares, dropout_p) @ v if dropout_p else shares @ v
-    if attn_mask is not None:  # a row that may see nothing gives 0
-        mixed = mixed.masked_fill(~attn_mask.any(-1, keepdim=True), 0)
-    return mixed
+def low_precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Run matrix products in `dtype`; weights and the sensitive operations stay in float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def set_seed(seed: int) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_teach import checkpoint, models, training
+from sft_teach import checkpoint, training
 from sft_teach.batching import LengthGroupedBatches
 from sft_teach.errors import CheckpointError, DataError, OutOfMemory, TrainingDiverged
 from sft_teach.training import IGNORED, TrainingConfig, fit
@@ -599,76 +599,3 @@ def test_history_is_plain_json():
     assert json.loads(json.dumps(history.to_dict())) == history.to_dict()
     assert copy.deepcopy(history) == history
     assert OutOfMemory.__mro__[1].__name__ == "SFTTeachError"
-
-
-def test_on_a_gpu_attention_is_left_to_other_kernels_than_cudnns():
-    """Which torch builds anew for each length of a batch."""
-    allowed = torch.backends.cuda.cudnn_sdp_enabled
-    assert allowed()
-    with training.autocast(torch.device("cuda"), torch.float32):
-        assert not allowed() and torch.backends.cuda.flash_sdp_enabled()
-    assert allowed()
-
-
-@pytest.mark.parametrize(
-    ("precision", "width", "fused"),
-    [("bfloat16", 256, False), ("bfloat16", 257, True), ("float32", 16, True)],
-)
-def test_short_texts_in_bfloat16_on_a_cpu_take_plain_attention(precision, width, fused):
-    """And `fit` says to the context how long its texts are."""
-    model = models.random_encoder(2, seed=0)
-    ids = torch.randint(5, 50, (2, width), generator=torch.Generator().manual_seed(0))
-    config = quick(precision=precision, max_steps=1)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        fit(model, [{"input_ids": ids, "labels": torch.tensor([0, 1])}], config, progress=False)
-    names = {event.key for event in profile.key_averages()}
-    assert ("aten::_scaled_dot_product_flash_attention_for_cpu" in names) == fused
-    assert ("aten::bmm" in names) != fused
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {"attn_mask": torch.tensor([[True, True, False, True]])},
-        {"attn_mask": torch.tensor([[False] * 4, [True] * 4, [True] * 4, [False, True] * 2])},
-        {"attn_mask": torch.tensor([[0.0, -2.0, 1.0, -torch.inf]]), "scale": 0.3},
-        {"is_causal": True},
-        {"enable_gqa": True},
-    ],
-)
-def test_plain_attention_is_torchs(more):
-    g = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, 6, 4, 8, generator=g, requires_grad=True) for _ in range(3))
-    if "enable_gqa" in more:  # fewer keys and values than queries
-        k, v = (x[:, :3].detach().requires_grad_() for x in (k, v))
-    wanted = F.scaled_dot_product_attention(q, k, v, **more)
-    found = training._plain_attention(q, k, v, **more)
-    assert torch.allclose(found, wanted, atol=1e-6)
-    weight = torch.randn(wanted.shape, generator=g)
-    gradients = [torch.autograd.grad((x * weight).sum(), (q, k, v)) for x in (found, wanted)]
-    for ours, theirs in zip(*gradients, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
-
-
-def test_dropout_of_plain_attention_is_unbiased():
-    q, k = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1000, 4)
-    torch.manual_seed(0)
-    kept = training._plain_attention(q, k, torch.ones(1, 1, 1000, 1), dropout_p=0.25)
-    assert kept.item() != 1 and kept.item() == pytest.approx(1, abs=0.1)
-
-
-def test_plain_attention_in_bfloat16_gives_what_float32_gives():
-    model = models.random_encoder(3, seed=0).eval()
-    ids = torch.randint(1000, 30000, (4, 40), generator=torch.Generator().manual_seed(0))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    batch["attention_mask"][0, 20:] = 0
-    device = torch.device("cpu")
-    with torch.no_grad():
-        exact = model(**batch).logits
-        with training.autocast(device, torch.bfloat16, 40):
-            short = model(**batch).logits
-        with training.autocast(device, torch.bfloat16):
-            fused = model(**batch).logits
-    apart = (fused - exact).abs().max()
-    assert 0 < apart and (short - exact).abs().max() < 3 * apart

@@ -1,0 +1,94 @@
+"""Operations that torch computes slowly on some devices, done otherwise, with the same results.
+
+`training.autocast` enters `fast_kernels` around each forward pass. Nothing in the model changes: a
+`TorchFunctionMode` sees each call of torch and answers a few of them itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+_SHORT = 256  # tokens; for longer texts the fused kernel is as fast, and needs less memory
+_CUDA_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def fast_kernels(
+    device: torch.device, dtype: torch.dtype, width: int | None = None
+) -> contextlib.AbstractContextManager:
+    """Inside, attention and dropout are computed as suits the device.
+
+    On CUDA attention is left to all kernels but cuDNN's, which torch prefers on new GPUs and which
+    is built anew for each length that a batch has not had before (pytorch/pytorch#155958).
+
+    On a CPU dropout draws its random numbers four at a time (see `dropout`), and in bfloat16 the
+    attention of short texts is two matrix products and a softmax: there the fused kernel is slow.
+    `benchmarks/choices.py` measures what both save.
+
+    Args:
+        device: where the model is.
+        dtype: of the matrix products.
+        width: tokens a text of this batch, padding included; None if it is no text.
+    """
+    if device.type == "cuda":
+        return sdpa_kernel(_CUDA_ATTENTION)
+    if device.type == "cpu":
+        return _CPU(plain_attention=dtype == torch.bfloat16 and (width or _SHORT + 1) <= _SHORT)
+    return contextlib.nullcontext()
+
+
+class _CPU(TorchFunctionMode):
+    def __init__(self, plain_attention: bool):
+        super().__init__()
+        self.plain_attention = plain_attention
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.dropout and not torch.compiler.is_compiling():
+            function = dropout
+        elif function is F.scaled_dot_product_attention and self.plain_attention:
+            function = attention
+        return function(*args, **(kwargs or {}))
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """`F.dropout`, except that `p` is rounded to a multiple of 1 / 65,536.
+
+    Where it cannot call Intel's library, torch on a CPU draws one number after the other, on one
+    core: for the 800 tokens of a batch of sentences that takes as long as the largest matrix
+    product of a layer. One draw of 64 bits serves four elements here.
+    """
+    dropped = round(p * 2**16)  # of 65,536 values that 16 bits can have
+    if not training or inplace or not 0 < dropped < 2**16:
+        return F.dropout(input, p, training, inplace)
+    count = input.numel()
+    # From -2**63: without it the highest of the 64 bits would always be 0.
+    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[:count].view(input.shape)
+    kept = torch.empty(input.shape, dtype=input.dtype)  # 1 or 0, without a detour over booleans
+    torch.ge(bits, dropped - 2**15, out=kept)
+    return input * kept.mul_(2**16 / (2**16 - dropped))
+
+
+def attention(
+    q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False
+) -> Tensor:
+    """`F.scaled_dot_product_attention`, (..., L, d), written out as softmax(q k^T scale) v."""
+    floats = attn_mask is not None and attn_mask.dtype != torch.bool
+    if is_causal or enable_gqa or floats:  # no encoder's: left to torch's kernels
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)  # (..., L, L)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+    with torch.autocast(q.device.type, enabled=False):  # its softmax would go to float32
+        shares = scores.softmax(-1)
+    mixed = dropout(shares, dropout_p) @ v if dropout_p else shares @ v
+    if attn_mask is not None:  # a row that may see nothing gives 0
+        mixed = mixed.masked_fill(~attn_mask.any(-1, keepdim=True), 0)
+    return mixed
