@@ -100,6 +100,8 @@ CHANGES = [
     Change("torch.compile", config={"compile": True}),
     Change("fused attention for short texts as well", native_only=True,
            patch=partial(mock.patch, "sft_teach.kernels._SHORT", 0)),
+    Change("attention written out for all texts", native_only=True,
+           patch=partial(mock.patch, "sft_teach.kernels._SHORT", 512)),
     Change("dropout by torch", patch=partial(
         mock.patch, "sft_teach.kernels.dropout", torch.nn.functional.dropout)),
     Change("large blocks of memory handed back after each update", patch=partial(
@@ -136,6 +138,7 @@ class Side:
         torch.set_num_threads(threads)
         if seed:
             self.seconds.append(seconds)
+            self.precision = history.precision
             self.padding.append(self.batches.padding_waste())
             self.losses += [step["loss"] for step in history.steps]
 
@@ -144,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--only", help="changes with this text in their name; only printed")
+    parser.add_argument("--only", help="only changes with this text in their name")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     for number in options.jobs:
@@ -169,14 +172,19 @@ def main() -> None:
         for side in sides:
             ratios = [b / a for a, b in zip(ours.seconds, side.seconds, strict=False)]
             rows.append({"job": job.name, "data": common.dataset(job.data), "updates": job.updates,
-                         "change": side.change.name, "seconds": common.spread(side.seconds, 2),
+                         "change": side.change.name, "precision": side.precision,
+                         "seconds": common.spread(side.seconds, 2),
                          "times_as_long": common.spread(ratios),
                          "mean_loss": round(statistics.mean(side.losses), 4),
                          "padding_waste": round(statistics.mean(side.padding), 3),
                          "rounds": len(side.seconds)})  # fmt: skip
             print(json.dumps(rows[-1]), flush=True)
-        if not options.only:  # else the rows would take the place of all
-            said = "The same training with one thing changed"
+        said = "The same training with one thing changed"
+        if options.only:  # the other rows stay, and so does theirs of the unchanged run
+            for row in rows[1:]:
+                common.add("choices", said, [row], options.output, job=job.name,
+                           change=row["change"])  # fmt: skip
+        else:
             common.add("choices", said, rows, options.output, job=job.name)
 
 

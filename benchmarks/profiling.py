@@ -28,9 +28,10 @@ KINDS = [
     ("optimizer step", ("_fused_adamw", "_foreach_addcdiv", "Optimizer.step")),
     ("gradient clipping", ("_foreach_norm", "_foreach_mul_", "linalg_vector_norm", "aten::stack")),
     ("embeddings and their gradient", ("embedding", "index_select", "aten::zero_", "aten::fill_")),
-    ("dropout", ("dropout", "bernoulli")),
-    ("LayerNorm", ("layer_norm",)),
     ("GELU", ("gelu",)),
+    # The products with its mask count as products of elements.
+    ("dropout", ("dropout", "bernoulli", "aten::random_", "aten::ge")),
+    ("LayerNorm", ("layer_norm",)),
     ("additions and products of elements", ("aten::add", "aten::mul", "aten::sum", "aten::div")),
     ("copies", ("aten::copy_", "aten::cat", "aten::clone")),
 ]

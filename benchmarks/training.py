@@ -60,15 +60,15 @@ def model_of(side: str, comparison: str, names, seed: int = 0):
 
 def ours(model, ids, labels, job, seed=0, comparison="best"):
     """Returns (seconds, losses)."""
+    started = time.perf_counter()
     batches = LengthGroupedBatches(ids, labels, job.batch_size, seed=seed)
     config = training.TrainingConfig(learning_rate=LEARNING_RATE, seed=seed)
-    started = time.perf_counter()
     history = training.fit(model, batches, config, progress=False)
     return time.perf_counter() - started, [step["loss"] for step in history.steps]
 
 
-def theirs(model, ids, labels, job, seed=0, comparison="best", attention=None, **more):
-    """Returns (seconds, losses)."""
+def theirs(model, ids, labels, job, seed=0, comparison="best", attention=None, few=True, **more):
+    """Returns (seconds, losses). `few`: these texts stand for many, so group them like many."""
     best = comparison != "defaults"
     if best:
         model.set_attn_implementation(attention or sides.best_attention(job))
@@ -85,7 +85,7 @@ def theirs(model, ids, labels, job, seed=0, comparison="best", attention=None, *
             "logging_steps": 1,
         }
         trainer = sides.trainer(model, ids, labels, folder, **settings | more)
-        with sides.sorted_like_a_large_data_set():
+        with sides.sorted_like_a_large_data_set() if few else contextlib.nullcontext():
             started = time.perf_counter()
             trainer.train()
             seconds = time.perf_counter() - started
@@ -198,10 +198,11 @@ def accuracy(number: int, options) -> list[dict]:
         held_out, truth, _ = common.ids_of(job, 1000, "validation")
         whole = replace(job, updates=n // job.batch_size)
         batches = LengthGroupedBatches(held_out, truth, 16, shuffle=False)
+        grouping = {"ours": {}, "Trainer": {"few": False}}  # as it groups these by itself
         for seed in range(options.seeds):
             for side in SIDES:
                 model = model_of(side, comparison, names, seed)
-                RUN[side](model, ids, labels, whole, seed, comparison)
+                RUN[side](model, ids, labels, whole, seed, comparison, **grouping[side])
                 correct = evaluation.predict(model.eval(), batches).correct
                 rows.append({"comparison": "accuracy", "of": comparison, "job": job.name,
                              "data": common.dataset(job.data), "side": side, "seed": seed,
@@ -262,18 +263,22 @@ SPINS = ("0", "10000", "300000")
 
 
 def waiting(number: int, options) -> list[dict]:
-    """`fit` in processes of its own, alone and with one busy program beside it."""
-    found = {(busy, spin): [] for busy in (False, True) for spin in SPINS}
+    """In processes of their own: `fit` alone and with a busy program beside it, and Trainer."""
+    kinds = (("ours", False), ("ours", True), ("Trainer", False))
+    found = {(side, busy, spin): [] for side, busy in kinds for spin in SPINS}
     for _ in range(options.rounds):
-        for busy, spin in found:
+        for side, busy, spin in found:
             with busy_program() if busy else contextlib.nullcontext():
-                run = common.own_process("training.py", "--timed", str(number), GOMP_SPINCOUNT=spin)
-            found[busy, spin].append(run["seconds"])
+                run = common.own_process(
+                    "training.py", "--timed", side, str(number), GOMP_SPINCOUNT=spin
+                )
+            found[side, busy, spin].append(run["seconds"])
     rows = []
-    for (busy, spin), seconds in found.items():
-        ratios = [a / b for a, b in zip(seconds, found[busy, SPINS[1]], strict=True)]
+    for (side, busy, spin), seconds in found.items():
+        ratios = [a / b for a, b in zip(seconds, found[side, busy, SPINS[1]], strict=True)]
         rows.append({"comparison": "waiting", "job": common.JOBS[number].name, "updates": TIMED,
-                     "busy_program": busy, "spins": int(spin), "rounds": options.rounds,
+                     "side": side, "busy_program": busy, "spins": int(spin),
+                     "rounds": options.rounds, "precision": sides.precision(),
                      "seconds": common.spread(seconds, 2),
                      "times_as_long": common.spread(ratios)})  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
@@ -293,12 +298,12 @@ def busy_program():
 TIMED = 8  # updates
 
 
-def timed(number: int) -> None:
+def timed(side: str, number: int) -> None:
     """A run that warms up, and one that is timed."""
     job = replace(common.JOBS[number], updates=TIMED)
     ids, labels, names = common.inputs_of(job)
     for _ in range(2):
-        seconds, _ = ours(model_of("ours", "best", names), ids, labels, job)
+        seconds, _ = RUN[side](model_of(side, "best", names), ids, labels, job)
     print(json.dumps({"seconds": seconds}))
 
 
@@ -317,14 +322,15 @@ def main() -> None:
     parser.add_argument("--train", type=int, help="at most so many texts for the accuracy")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--timed", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--timed", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
         side, number, comparison = options.alone
         alone(side, int(number), comparison)
         return
     if options.timed is not None:
-        timed(options.timed)
+        side, number = options.timed
+        timed(side, int(number))
         return
     for part in PARTS if options.part == "all" else [options.part]:
         for number in [0] if part in FIRST_JOB_ONLY else options.jobs:

@@ -5,6 +5,8 @@ Notebook 01 builds each piece by hand. Nothing here needs the `datasets` library
 
 from __future__ import annotations
 
+import functools
+import zlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -136,13 +138,23 @@ class LengthGroupedBatches:
     def settings(self) -> dict:
         """What decides the content and order of all batches; a checkpoint keeps it."""
         return {
+            "checksum": self._checksum,
             "examples": len(self.input_ids),
             "tokens": sum(self.lengths),
             "batch_size": self.batch_size,
             "shuffle": self.shuffle,
             "seed": self.seed,
             "window": self.window,
+            "pad_id": self.pad_id,
         }
+
+    @functools.cached_property
+    def _checksum(self) -> int:
+        """CRC-32 of all token ids, lengths and labels."""
+        checksum = zlib.crc32(repr((self.lengths, self.labels)).encode())
+        for ids in self.input_ids:
+            checksum = zlib.crc32(ids.numpy(), checksum)
+        return checksum
 
     def batch_indices(self) -> list[list[int]]:
         """The example numbers of each batch of this epoch."""

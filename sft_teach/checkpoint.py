@@ -97,8 +97,11 @@ class Store:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def prepare(self, resuming: bool) -> None:
-        """Make the folder, see that it can be written to, and refuse to mix two runs."""
+    def prepare(self, resumed: Path | None) -> None:
+        """Make the folder, see that it can be written to, and refuse to mix two runs.
+
+        `resumed` is the checkpoint that the run goes on from, if it does.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f".probe-{os.getpid()}"
@@ -111,10 +114,12 @@ class Store:
             ) from error
         for leftover in self.folder.glob(".step-*.tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed while saving
-        if not resuming and (old := _checkpoints(self.folder)):
+        same = resumed is not None and resumed.resolve().parent == self.folder.resolve()
+        if not same and (old := _checkpoints(self.folder)):
             raise CheckpointError(
-                f"{self.folder} holds checkpoints of an earlier run ({old[-1].name}). Continue it "
-                "with resume_from=, or give output_dir= another folder."
+                f"{self.folder} holds checkpoints of another run ({old[-1].name}), which this one "
+                "would remove. Continue that one with resume_from=, or give output_dir= another "
+                "folder."
             )
 
     def save(
@@ -174,9 +179,12 @@ def find(path: str | Path) -> Path:
 def read_state(folder: Path) -> dict:
     """The part of a checkpoint that is no tensor."""
     try:
-        return json.loads((folder / "state.json").read_text())
+        state = json.loads((folder / "state.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / 'state.json'} is damaged: {error}.") from error
+    if missing := {"config", "history", "parameter_groups", "shapes", "step"} - set(state):
+        raise CheckpointError(f"{folder / 'state.json'} is damaged: no {', '.join(missing)}.")
+    return state
 
 
 def load(
@@ -204,7 +212,7 @@ def load(
         best = folder / "best.safetensors"
         return [rng[i] for i in sorted(rng)], load_file(best) if best.is_file() else None
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder} is damaged: {error}. Use an older one.") from error
+        raise CheckpointError(f"{folder} is damaged: {error}. Start the run anew.") from error
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

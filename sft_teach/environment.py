@@ -128,13 +128,15 @@ def load_results(name: str) -> dict[str, Any]:
     """Read the full-scale results of one experiment.
 
     Args:
-        name: the experiment's name, as in `sft-teach experiment NAME`.
+        name: the experiment's name, as in `sft-teach experiment NAME`, or benchmark-NAME.
 
     Raises:
         DataError: if there are none yet, or the file is damaged.
     """
     path = results_dir() / f"{name}.json"
-    again = f"Make it with `sft-teach experiment {name}`, or restore it from the repository."
+    script = name.removeprefix("benchmark-")
+    command = f"sft-teach experiment {name}" if script == name else f"python benchmarks/{script}.py"
+    again = f"Make it with `{command}`, or restore it from the repository."
     if not path.is_file():
         raise DataError(f"there is no results/{name}.json. {again}")
     try:

@@ -115,10 +115,15 @@ def _line(row: Row) -> str:
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in shown.items())
 
 
-def machine() -> dict[str, str | int]:
-    """What the seconds in a table were measured on."""
+def machine() -> dict[str, str | int | bool]:
+    """What the seconds in a table were measured on.
+
+    `cpu_bfloat16`: whether the processor has units for it, which its name does not tell.
+    """
     import torch
     import transformers
+
+    from sft_teach.training import choose_precision
 
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -132,6 +137,7 @@ def machine() -> dict[str, str | int]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "cpu": cpu,
+        "cpu_bfloat16": choose_precision(device="cpu") == torch.bfloat16,
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "python": platform.python_version(),

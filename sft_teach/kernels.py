@@ -1,20 +1,22 @@
-"""Operations that torch computes slowly on some devices, done otherwise, with the same results.
+"""Operations that torch computes slowly on some devices, done otherwise.
 
-`training.autocast` enters `fast_kernels` around each forward pass. Nothing in the model changes: a
-`TorchFunctionMode` sees each call of torch and answers a few of them itself.
+They compute the same, with other random numbers (dropout) and another rounding (attention).
+`fit` enters `fast_kernels` around each update, `predict` around each batch. Nothing in the model
+changes: for that time two functions of `torch.nn.functional` are others.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
-_SHORT = 256  # tokens; for longer texts the fused kernel is as fast, and needs less memory
+_SHORT = 256  # tokens; written out, the memory for attention grows with the square of the length
+_torchs_dropout, _torchs_attention = F.dropout, F.scaled_dot_product_attention
 _CUDA_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -28,7 +30,8 @@ def fast_kernels(
 
     On a CPU dropout draws its random numbers four at a time (see `dropout`), and in bfloat16 the
     attention of short texts is two matrix products and a softmax: there the fused kernel is slow.
-    `benchmarks/choices.py` measures what both save.
+    `benchmarks/choices.py` measures what both save. Backward belongs inside as well if the model
+    checkpoints its layers.
 
     Args:
         device: where the model is.
@@ -37,22 +40,28 @@ def fast_kernels(
     """
     if device.type == "cuda":
         return sdpa_kernel(_CUDA_ATTENTION)
-    if device.type == "cpu":
-        return _CPU(plain_attention=dtype == torch.bfloat16 and (width or _SHORT + 1) <= _SHORT)
-    return contextlib.nullcontext()
+    if device.type != "cpu":
+        return contextlib.nullcontext()
+    if dtype == torch.bfloat16 and width and width <= _SHORT:
+        return _in_place_of_torchs(dropout=dropout, scaled_dot_product_attention=attention)
+    return _in_place_of_torchs(dropout=dropout)
 
 
-class _CPU(TorchFunctionMode):
-    def __init__(self, plain_attention: bool):
-        super().__init__()
-        self.plain_attention = plain_attention
+@contextlib.contextmanager
+def _in_place_of_torchs(**functions) -> Iterator[None]:
+    """Inside, whoever calls these functions of `torch.nn.functional` gets ours.
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.dropout and not torch.compiler.is_compiling():
-            function = dropout
-        elif function is F.scaled_dot_product_attention and self.plain_attention:
-            function = attention
-        return function(*args, **(kwargs or {}))
+    A `TorchFunctionMode` would not do: torch leaves it in backward, where checkpointed layers run
+    forward again and have to drop the same elements as before.
+    """
+    before = {name: getattr(F, name) for name in functions}
+    try:
+        for name, function in functions.items():
+            setattr(F, name, function)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(F, name, function)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -63,8 +72,9 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     product of a layer. One draw of 64 bits serves four elements here.
     """
     dropped = round(p * 2**16)  # of 65,536 values that 16 bits can have
-    if not training or inplace or not 0 < dropped < 2**16:
-        return F.dropout(input, p, training, inplace)
+    compiling = torch.compiler.is_compiling()  # torch's compiler makes a kernel of its own
+    if not training or inplace or compiling or not 0 < dropped < 2**16:
+        return _torchs_dropout(input, p, training, inplace)
     count = input.numel()
     # From -2**63: without it the highest of the 64 bits would always be 0.
     draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
@@ -80,7 +90,7 @@ def attention(
     """`F.scaled_dot_product_attention`, (..., L, d), written out as softmax(q k^T scale) v."""
     floats = attn_mask is not None and attn_mask.dtype != torch.bool
     if is_causal or enable_gqa or floats:  # no encoder's: left to torch's kernels
-        return F.scaled_dot_product_attention(
+        return _torchs_attention(
             q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)  # (..., L, L)

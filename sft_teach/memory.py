@@ -28,9 +28,9 @@ def kept() -> Iterator[None]:
 
     Left alone, glibc hands a free block of more than 32 MB back at once and asks for it anew, and
     the system fills it with zeros page by page. The gradient of an embedding table is such a block:
-    in some processes that takes 8 % of an update on short texts, in others nothing, as the gaps
-    happen to lie. Afterwards what is free goes back, and glibc has its usual limits again, at the
-    values to which it raises them by itself in a process that has had large blocks.
+    in some processes that takes a part of each update on short texts, in others nothing, as the
+    gaps happen to lie. Afterwards what is free goes back, and glibc has its usual limits again, at
+    the values to which it raises them by itself in a process that has had large blocks.
     """
     if (libc := _glibc()) is None:
         yield

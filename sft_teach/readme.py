@@ -18,13 +18,14 @@ SETTINGS = {"MiniLM": "MiniLM, fine-tuned"}
 _MUNIKAR = "[Munikar et al. 2019](https://arxiv.org/abs/1910.03474)"
 _CHEANG = "[Cheang et al. 2020](https://arxiv.org/abs/2005.13619)"
 _SANH = "[Sanh et al. 2019](https://arxiv.org/abs/1910.01108), table 2"
+_NO_PROTOCOL = "one number; tokens, epochs and seeds not stated"
 _CODE = "up to 29 epochs by its code; one number"
 PUBLISHED = [
     ("sst5", "BERT-base", "53.2", _MUNIKAR, f"sentences or phrases, {_CODE}"),
     ("sst5", "BERT-large", "55.5", _MUNIKAR, f"sentences or phrases, {_CODE}"),
     ("sst5", "RoBERTa-large", "60.2", _CHEANG, f"sentences, {_CODE}"),
-    ("imdb", "BERT-base", "93.5", _SANH, "one number"),
-    ("imdb", "DistilBERT", "92.8", _SANH, "one number"),
+    ("imdb", "BERT-base", "93.5", _SANH, _NO_PROTOCOL),
+    ("imdb", "DistilBERT", "92.8", _SANH, _NO_PROTOCOL),
 ]
 
 

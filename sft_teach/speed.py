@@ -28,7 +28,17 @@ def place(machine: dict, packages: Iterable[str] = ("torch", "transformers", "ac
     versions = [
         f"{name} {machine[name]}" for name in packages if machine.get(name, "none") != "none"
     ]
-    return ", ".join([machine["cpu"], threads, gpu, *versions])
+    units = {None: "", True: " with bfloat16 units", False: " without bfloat16 units"}
+    return ", ".join([
+        machine["cpu"] + units[machine.get("cpu_bfloat16")], threads, gpu, *versions
+    ])  # fmt: skip
+
+
+def machines(contents: dict) -> list[str]:
+    """Where the rows of one benchmark were measured: each place once, in the rows' order."""
+    whole = contents["machine"]  # rows may have been measured elsewhere, or tell less
+    rows = [whole | row.get("machine", {}) for row in contents["rows"]]
+    return list(dict.fromkeys(map(place, rows or [whole])))
 
 
 def markdown(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -50,17 +60,18 @@ def spread(value: dict[str, float]) -> str:
 def summary(results: Path) -> str:
     """What `make benchmark` measured, shortly; what it has not yet is said to be so."""
     rows: Table = []
-    machines = []
+    measured_on: dict[str, list[str]] = {}
     for name, rows_of in _SUMMARIES.items():
         contents = read(results, name)
         if contents:
             rows += rows_of(contents)
-            machines.append(machine(contents["machine"]))
+            for where in machines(contents):
+                measured_on.setdefault(where, []).append(name)
         else:
             rows.append([f"{name} (`benchmarks/{name}.py`)", NOT_MEASURED, "", ""])
     notes = [
         "Medians (smallest to largest); grading: one run each.",
-        *dict.fromkeys(machines),
+        *(f"Machine of {', '.join(names)}: {where}." for where, names in measured_on.items()),
     ]
     table = markdown(["Measured", "Ours", "Compared with", "Ratio"], rows)
     return f"{table}\n\n{' '.join(notes)}"
@@ -68,15 +79,22 @@ def summary(results: Path) -> str:
 
 _COMPARISONS = {
     "best": "same precision, both at their best",
-    "loop": "same precision and the same model: the loop alone",
+    "loop": "same precision and the same model",
     "defaults": "defaults of both",
 }
+
+
+def _precisions(row: dict) -> str:
+    """Of a comparison with Trainer, whose default is float32 everywhere."""
+    of = row.get("of", row["comparison"])
+    other = "float32" if of == "defaults" else row["precision"]
+    return row["precision"] if other == row["precision"] else f"{row['precision']} / {other}"
 
 
 def _training(contents: dict) -> Table:
     return [
         [
-            f"Training, {row['job']}; {_COMPARISONS[row['comparison']]}",
+            f"Training, {row['job']}; {_COMPARISONS[row['comparison']]}; {_precisions(row)}",
             f"{row['tokens_per_second']['ours']['median']:,.0f} tokens/s",
             f"`transformers.Trainer` {row['tokens_per_second']['Trainer']['median']:,.0f} tokens/s",
             f"{spread(row['speed_ratio'])} times as fast",
@@ -104,7 +122,9 @@ def _time_to_accuracy(contents: dict) -> Table:
 def _evaluation(contents: dict) -> Table:
     ours, *others = contents["rows"]
     best = min(others, key=lambda row: row["seconds"]["median"])
-    usual = [row for row in others if row["side"].endswith("batch 16") and row is not best]
+    unsorted = [row for row in others if row["side"].startswith("pipeline, batch 16")
+                and "sorted" not in row["side"]]  # fmt: skip
+    usual = min(unsorted, key=lambda row: row["seconds"]["median"])
     return [
         [
             f"{ours['texts']} reviews to answers",
@@ -112,7 +132,7 @@ def _evaluation(contents: dict) -> Table:
             f"`transformers.{row['side'].replace(',', '`,', 1)} {row['seconds']['median']:.3g} s",
             f"{spread(row['times_ours'])} times as fast",
         ]
-        for row in (best, *usual)
+        for row in ((best,) if usual is best else (best, usual))
     ]
 
 
@@ -167,9 +187,10 @@ def _gpu(contents: dict) -> Table:
         )
         other = ratio = NOT_MEASURED
         if theirs:
-            other = f"`transformers.Trainer` {theirs['tokens_per_second']:,} tokens/s"
+            side = theirs["side"].replace("Trainer", "`transformers.Trainer`")
+            other = f"{side} {theirs['tokens_per_second']:,} tokens/s"
             ratio = f"{ours['tokens_per_second'] / theirs['tokens_per_second']:.2f} times as fast"
-        said = f"On a GPU, {shape}; utilisation {ours['utilisation']:.2f}"
+        said = f"On a GPU, {shape}; {ours['side']}; utilisation {ours['utilisation']:.2f}"
         rows.append([said, f"{ours['tokens_per_second']:,} tokens/s", other, ratio])
     if imdb := [row for row in contents["rows"] if row["part"] == "imdb"]:
         seconds = [row["train_seconds"] for row in imdb]
@@ -211,7 +232,8 @@ def details(results: Path, name: str) -> str:
     if not contents:
         return f"Not measured yet: `python benchmarks/{name}.py`."
     header, rows = _DETAILS[name](contents)
-    said = [*_same(contents["rows"]), f"`{contents['command']}`.", machine(contents["machine"])]
+    where = "Machine: " + "; and: ".join(machines(contents)) + "."
+    said = [*_same(contents["rows"]), f"`{contents['command']}`.", where]
     tables = [markdown(header, rows)]
     if name == "training":
         tables += _beside(contents["rows"])
@@ -239,7 +261,7 @@ def _beside(rows: list[dict]) -> list[str]:
         header = ["Job", "Compared", "Precision", "Peak MB, ours", "Peak MB, Trainer",
                   "Processes a side"]  # fmt: skip
         tables.append(markdown(header, [
-            [row["job"], _COMPARISONS[row["of"]], row["precision"],
+            [row["job"], _COMPARISONS[row["of"]], _precisions(row),
              *(_megabytes(row["peak_memory_mb"][side]) for side in ("ours", "Trainer")),
              str(row["processes"])]
             for row in memory
@@ -247,7 +269,7 @@ def _beside(rows: list[dict]) -> list[str]:
     found: dict[tuple, list[dict]] = {}
     for row in rows:
         if row.get("comparison") == "accuracy":
-            key = tuple(row[name] for name in _SAME_TRAINING)
+            key = tuple((row | {"precision": _precisions(row)})[name] for name in _SAME_TRAINING)
             found.setdefault(key, []).append(row)
     if found:
         header = ["Job", "Data", "Compared", "Precision", "Training / validation texts",
@@ -281,9 +303,10 @@ def _waiting(rows: list[dict]) -> list[str]:
     if not found:
         return ["Waiting threads: not measured yet, `python benchmarks/training.py waiting`."]
     beside = {False: "nothing", True: "one busy program"}
-    header = ["Beside it", "Spins before sleeping", "Seconds", "Times as long as the package's"]
+    header = ["Side", "Beside it", "Spins before sleeping", "Seconds",
+              "Times as long as with the package's"]  # fmt: skip
     return [markdown(header, [
-        [beside[row["busy_program"]], f"{row['spins']:,}", spread(row["seconds"]),
+        [row["side"], beside[row["busy_program"]], f"{row['spins']:,}", spread(row["seconds"]),
          spread(row["times_as_long"])]
         for row in found
     ])]  # fmt: skip
@@ -306,7 +329,7 @@ def _all_training(contents: dict) -> tuple[list[str], Table]:
         share = [f"{row['share_of_ceiling'][side]['median']:.2f}" for side in sides]
         losses = [", ".join(f"{value:.3f}" for value in row["losses"][side]) for side in sides]
         rows.append([
-            row["job"], row["data"], _COMPARISONS[row["comparison"]], row["precision"],
+            row["job"], row["data"], _COMPARISONS[row["comparison"]], _precisions(row),
             spread(row["tokens_per_second"]["ours"]), spread(row["tokens_per_second"]["Trainer"]),
             spread(row["speed_ratio"]), *(" / ".join(pair) for pair in (padding, share, losses)),
         ])  # fmt: skip
@@ -330,9 +353,9 @@ def _all_accuracies(contents: dict) -> tuple[list[str], Table]:
             for side, v in row["last_accuracy"].items()
         )
         rates = ", ".join("default" if rate is None else f"{rate:g}" for rate in row["rates"])
-        precisions = " and ".join(dict.fromkeys(row["precisions"]))
-        rows.append([f"**{row['comparison']}**", f"rates {rates}; {precisions}", f"last: {last}",
-                     "", "", spread(row["speed_ratio"])])  # fmt: skip
+        settings = "; ".join([f"rates {rates}", *dict.fromkeys(row.get("precisions", []))])
+        rows.append([f"**{row['comparison']}**", settings, f"last: {last}", "", "",
+                     spread(row["speed_ratio"])])  # fmt: skip
     return header, rows
 
 
@@ -391,8 +414,10 @@ def _all_choices(contents: dict) -> tuple[list[str], Table]:
 
 def _all_shares(contents: dict) -> tuple[list[str], Table]:
     jobs = contents["rows"]
-    names = sorted({name for row in jobs for name in row["shares"]},
-                   key=lambda name: -max(row["shares"].get(name, 0) for row in jobs))  # fmt: skip
+    names = sorted(
+        {name for row in jobs for name in row["shares"]},
+        key=lambda name: (-max(row["shares"].get(name, 0) for row in jobs), name),
+    )
     header = ["% of the operators' time", *(row["job"] for row in jobs)]
     rows = [[name, *(f"{100 * row['shares'].get(name, 0):.1f}" for row in jobs)] for name in names]
     return header, rows

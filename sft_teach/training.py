@@ -408,6 +408,7 @@ class _Run:
         self.step, self.bad_evaluations, self.best_weights = 0, 0, None
         self.store: checkpoint.Store | None = None
         self.pending: list[tuple[dict, Tensor, Tensor]] = []
+        self.epoch_rng: dict[str, Tensor] = {}  # random numbers' states when the epoch began
         name = str(self.dtype).removeprefix("torch.")
         self.history = History(device=self.device.type, precision=name)
 
@@ -432,9 +433,7 @@ class _Run:
     def train_epoch(self, epoch: int) -> None:
         if hasattr(self.batches, "set_epoch"):
             self.batches.set_epoch(epoch)
-        done = self.step % self.updates_per_epoch  # more than 0 only after resuming
-        groups = _groups_of(self.batches, self.config.accumulation_steps)
-        for group in itertools.islice(groups, done, None):
+        for group in self.groups():
             self.update(group, epoch)
             self.step += 1
             if self.step % self.config.log_every == 0 or self.device.type == "cpu":
@@ -451,6 +450,24 @@ class _Run:
                 memory.release()
             if self.step == self.total or self.history.stopped_early:
                 return
+
+    def groups(self) -> Iterator[list[Batch]]:
+        """The batches of each update; after resuming in the middle of an epoch, those left.
+
+        A shuffling DataLoader draws the epoch's order when it is asked for the first batch, from
+        the random numbers of that moment. So they are put back for it, and then this moment's.
+        """
+        done = self.step % self.updates_per_epoch  # more than 0 only after resuming
+        groups = _groups_of(self.batches, self.config.accumulation_steps)
+        if not done:
+            self.epoch_rng = checkpoint.rng_state(self.device)
+            return groups
+        now = checkpoint.rng_state(self.device)
+        checkpoint.set_rng_state(self.epoch_rng, self.device)
+        for _ in itertools.islice(groups, done):
+            pass
+        checkpoint.set_rng_state(now, self.device)
+        return groups
 
     def update(self, group: list[Batch], epoch: int) -> None:
         """One optimizer step on the micro-batches of `group`: the textbook's five lines."""
@@ -489,8 +506,10 @@ class _Run:
             part = to_device(shard(batch, self.rank, self.world), self.device)
             last = i == len(group) - 1
             alone = self.world == 1 or last
-            with contextlib.nullcontext() if alone else self.wrapped.no_sync():
-                with autocast(self.device, self.dtype, width_of(part)):
+            # The kernels around backward as well: checkpointed layers run forward again in there.
+            kernels = fast_kernels(self.device, self.dtype, width_of(part))
+            with contextlib.nullcontext() if alone else self.wrapped.no_sync(), kernels:
+                with low_precision(self.device, self.dtype):
                     logits = forward(self.wrapped, part)
                 self.check_classes(batch["labels"], logits.shape[-1])
                 loss = cross_entropy_sum(
@@ -573,16 +592,18 @@ class _Run:
 
     def open(self, output_dir: str | Path | None, resume_from: str | Path | None) -> None:
         """Prepare the folder for checkpoints, and go on from one if asked to."""
+        found = None if resume_from is None else checkpoint.find(resume_from)
         if output_dir is not None:
             self.store = checkpoint.Store(output_dir)
             if self.rank == 0:
-                self.store.prepare(resuming=resume_from is not None)
-        if resume_from is not None:
-            self.load_checkpoint(checkpoint.find(resume_from))
+                self.store.prepare(resumed=found)
+        if found is not None:
+            self.load_checkpoint(found)
 
     def save_checkpoint(self) -> None:
         self.flush()
         rng = checkpoint.rng_state(self.device)
+        rng |= {f"epoch_{name}": state for name, state in self.epoch_rng.items()}
         states = [rng]
         if self.world > 1:
             states = [None] * self.world
@@ -612,7 +633,12 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
         self.history = History(**state["history"])
         self.step, self.bad_evaluations = state["step"], state["bad_evaluations"]
-        checkpoint.set_rng_state(rng[self.rank], self.device)
+        mine = rng[self.rank]
+        checkpoint.set_rng_state(mine, self.device)
+        began = {name: state for name, state in mine.items() if name.startswith("epoch_")}
+        if not began:
+            raise CheckpointError(f"{folder} is of an older version. Start the run anew.")
+        self.epoch_rng = {name.removeprefix("epoch_"): state for name, state in began.items()}
 
 
 # Metrics that need no "-" in keep_best.
@@ -686,7 +712,7 @@ _OUT_OF_MEMORY = re.compile(
 
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
-_FREE_TO_CHANGE = {"log_every", "checkpoint_every", "device", "compile"}
+_FREE_TO_CHANGE = {"log_every", "checkpoint_every", "device", "compile", "precision"}
 
 
 def _changes(then: dict, now: dict) -> list[str]:
@@ -708,6 +734,12 @@ def _same_run(folder: Path, state: dict, run: _Run) -> None:
         raise CheckpointError(
             f"{folder} was written with other settings ({', '.join(changed)}). Resuming "
             "continues the same run: use the same ones, or start a new run from the saved weights."
+        )
+    then, now = state["history"]["precision"], run.history.precision
+    if then != now:  # "auto" on another machine, say
+        raise CheckpointError(
+            f"{folder} was written in {then} and would go on in {now} here. Pass "
+            f'precision="{then}", or start a new run from the saved weights.'
         )
     for name in ("total", "updates_per_epoch", "world"):
         mine = getattr(run, name)

@@ -81,9 +81,10 @@ def test_run_leaves_a_page_per_notebook_an_index_and_a_table(tmp_path, capsys):
         notebook(tmp_path, "three", "import os; print(os.path.basename(os.getcwd()))"),
     ]
     before = [path.read_bytes() for path in paths]
-    assert not runner.run_all(paths, html=tmp_path / "pages", bar=False)
+    assert not runner.run_all(paths, html=tmp_path / "pages")
 
-    table = capsys.readouterr().out
+    table, bar = capsys.readouterr()
+    assert "notebooks: 100%" in bar and "3/3" in bar
     assert "FAILED in cell cell-1: ZeroDivisionError: division by zero" in table
     assert all(name in table for name in ("one", "two", "three", "seconds"))
     page = (tmp_path / "pages" / "one.html").read_text()

@@ -83,6 +83,36 @@ def test_at_most_a_third_of_the_cells_is_not_compared(path, notebook):
         assert not ignored, "this notebook is deterministic: every output is compared"
 
 
+def test_it_opens_with_goals_and_minutes_and_ends_with_recap_and_questions(notebook):
+    first = notebook.cells[0].source
+    assert re.search(r"\*\*(After this page you can|You will be able to)\*\*", first)
+    assert re.search(r"\*\*Time:?\*\* .*\b(minutes|hour)\b", first) and "measured" in first.lower()
+    cells = {cell.id: cell.source for cell in notebook.cells}
+    closing = ["recap", "question-1", "question-2", "question-3"]
+    assert [name for name in cells if name in closing] == closing
+    assert cells["recap"].startswith("## Recap")
+    for name in closing[1:]:
+        question, answer = cells[name].split("<details><summary>Answer</summary>")
+        options, explained = (
+            {letter for letter in "abcd" if f"({letter})" in text} for text in (question, answer)
+        )
+        assert options == explained and len(options) >= 3, name
+
+
+def test_explorers_stand_beside_static_figures():
+    """Who reads without a kernel sees what an explorer draws."""
+    found = []
+    for path in NOTEBOOKS:
+        cells = codes(nbformat.read(path, as_version=4))
+        for i, cell in enumerate(cells):
+            if re.search(r"widgets\.\w+_explorer\(", cell.source):
+                found.append(cell.id)
+                near = cells[max(i - 1, 0) : i + 3]
+                drawn = [shown(o) for other in near if other is not cell for o in other.outputs]
+                assert any("<img" in html or "<span" in html for html in drawn), cell.id
+    assert len(found) >= 6, found
+
+
 def test_code_cells_fit_on_a_glance(notebook):
     lines = {cell.id: len(cell.source.splitlines()) for cell in codes(notebook)}
     assert max(lines.values()) <= 20, lines

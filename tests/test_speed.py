@@ -177,7 +177,7 @@ def write(folder: Path, name: str, rows: list[dict], **more) -> None:
 def test_pages_say_what_was_measured(tmp_path):
     spread = {"median": 2.0, "min": 1.5, "max": 2.25}
     training = {
-        "comparison": "defaults", "job": "SST-5", "data": "sst5", "precision": "float32",
+        "comparison": "defaults", "job": "SST-5", "data": "sst5", "precision": "bfloat16",
         "tokens_per_second": {"ours": spread | {"median": 2000.4},
                               "Trainer": spread | {"median": 999.6}},
         "speed_ratio": spread, "padding": {s: {"median": p} for s, p in (("ours", 0.03),
@@ -201,7 +201,7 @@ def test_pages_say_what_was_measured(tmp_path):
     write(tmp_path, "scaling", [], slopes=slopes)
     page = speed.summary(tmp_path)
     assert (
-        "| Training, SST-5; defaults of both | 2,000 tokens/s "
+        "| Training, SST-5; defaults of both; bfloat16 / float32 | 2,000 tokens/s "
         "| `transformers.Trainer` 1,000 tokens/s | 2 (1.5 to 2.25) times as fast |" in page
     )
     assert (
@@ -210,13 +210,14 @@ def test_pages_say_what_was_measured(tmp_path):
     )
     assert "| resume (`benchmarks/resume.py`) | not measured | | |" in page
     assert "| gpu (`benchmarks/gpu.py`) | not measured | | |" in page
-    assert page.endswith("Machine: A CPU, 2 threads, no GPU, torch 2.13.0.")
+    assert page.endswith("Machine of training, scaling: A CPU, 2 threads, no GPU, torch 2.13.0.")
 
     side = {"part": "throughput", "shape": "MiniLM", "utilisation": 0.41}
     rows = [
         side | {"side": "ours", "tokens_per_second": 150_000},
         side | {"side": "ours, torch.compile", "tokens_per_second": 300_000},
-        side | {"side": "Trainer", "tokens_per_second": 200_000},
+        side | {"side": "Trainer", "tokens_per_second": 200_000,
+                "machine": {"gpu": "A GPU", "cpu_bfloat16": False}},
         {"part": "imdb", "seed": 0, "train_seconds": 95.2, "accuracy": 0.93, "beside": 2,
          "n_train": 25_000, "max_length": 512, "epochs": 3},
         {"part": "imdb", "seed": 1, "train_seconds": 94.2, "accuracy": 0.92},
@@ -224,6 +225,10 @@ def test_pages_say_what_was_measured(tmp_path):
     write(tmp_path, "gpu", rows)
     page = speed.summary(tmp_path)
     assert "300,000 tokens/s | `transformers.Trainer` 200,000 tokens/s | 1.50 times" in page
+    assert "| On a GPU, MiniLM; ours, torch.compile; utilisation 0.41 |" in page
+    assert "Machine of training, scaling, gpu: A CPU, 2 threads, no GPU, torch 2.13.0." in page
+    other = "Machine of gpu: A CPU without bfloat16 units, 2 threads, A GPU, torch 2.13.0."
+    assert page.endswith(other)
     assert (
         "| On a GPU, IMDB in full: 25,000 reviews, 512 tokens, 3 epochs "
         "| 94.7 s (beside 2 other processes), accuracy 93.0, 92.0 % | | |" in page
@@ -231,6 +236,7 @@ def test_pages_say_what_was_measured(tmp_path):
 
     marks = "<!-- {0}:begin (sft-teach results) -->\n<!-- {0}:end -->\n"
     text = readme.with_benchmarks(marks.format("training") + marks.format("resume"), tmp_path)
+    assert "| SST-5 | sst5 | defaults of both | bfloat16 / float32 |" in text
     assert "| 3.0 / 50.0 | 0.60 / 0.30 | 1.600, 1.500 / 1.610, 1.400 |" in text
     assert "| bfloat16 | 1,200 (1,190 to 1,210) | 1,300 (1,190 to 1,210) | 3 |" in text
     found = "| SST-5 | rt5 | same precision, both at their best | float32 | 3,200 / 1,000 |"

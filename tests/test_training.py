@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -432,7 +433,7 @@ def test_other_settings_or_data_are_refused(tmp_path):
 
 def test_a_used_folder_is_not_overwritten_without_asking(tmp_path):
     _, folder = saved(tmp_path)
-    with pytest.raises(CheckpointError, match="checkpoints of an earlier run"):
+    with pytest.raises(CheckpointError, match="checkpoints of another run"):
         run(tiny(), batches(), quick(), output_dir=folder)
 
 
@@ -527,6 +528,77 @@ def test_saved_model_opens_in_a_pipeline_and_saving_again_replaces_it(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "vocab.txt"]
 
 
+def test_another_runs_checkpoints_are_not_removed(tmp_path):
+    """Saving keeps the newest checkpoint of its folder only."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    run(tiny(), batches(24), quick(), output_dir=ours)
+    run(tiny(seed=1), batches(32), quick(), output_dir=theirs)
+    kept = [path.name for path in theirs.iterdir()]
+    with pytest.raises(CheckpointError, match=r"of another run \(step-00000004\)"):
+        run(tiny(), batches(24), quick(), output_dir=theirs, resume_from=ours)
+    assert [path.name for path in theirs.iterdir()] == kept
+    with pytest.raises(CheckpointError, match="of another run"):
+        run(tiny(), batches(24), quick(), output_dir=theirs)
+
+
+def interrupted(model, data, config, folder, after: int, **options):
+    """Run until update `after` was noted, then stop; its checkpoint is in `folder`."""
+
+    def stop(record):
+        if record["kind"] == "step" and record["step"] > after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, config, output_dir=folder, on_log=stop, **options)
+
+
+def test_a_shuffling_dataloader_goes_on_with_the_texts_not_seen_yet(tmp_path):
+    """It draws each epoch's order from torch's random numbers, as dropout does."""
+    rows = [
+        {"input_ids": torch.tensor([5 + i, 6]), "labels": torch.tensor(i % 3)} for i in range(40)
+    ]
+
+    def loader():
+        return torch.utils.data.DataLoader(rows, batch_size=4, shuffle=True)
+
+    config = quick(epochs=2, checkpoint_every=1, log_every=1)
+    whole, parts = tiny(), tiny(seed=4)
+    before = run(whole, loader(), config)
+    interrupted(tiny(), loader(), config, tmp_path, after=13)  # the middle of the second epoch
+    after = run(parts, loader(), config, resume_from=tmp_path)
+    assert [s["loss"] for s in after.steps] == [s["loss"] for s in before.steps]
+    assert same_weights(whole, parts)
+
+
+def test_resuming_in_another_precision_is_refused(tmp_path):
+    """Which "auto" chooses on another machine."""
+    run(tiny(), batches(16), quick(precision="bfloat16"), output_dir=tmp_path)
+    with pytest.raises(CheckpointError, match='in bfloat16 and would go on in float32.*"bfloat16"'):
+        run(tiny(), batches(16), quick(precision="float32"), resume_from=tmp_path)
+
+
+def test_resuming_with_other_labels_is_refused(tmp_path):
+    ids, labels = examples(16)
+    swapped = [labels[1], labels[0], *labels[2:]]
+    assert swapped != labels
+    run(tiny(), LengthGroupedBatches(ids, labels, 8), quick(), output_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="batches' checksum"):
+        run(tiny(), LengthGroupedBatches(ids, swapped, 8), quick(), resume_from=tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_checkpointed_layers_train_like_plain_ones(precision):
+    """In backward they run forward again, and must drop the same elements."""
+    found = []
+    for checkpointed in (False, True):
+        model = tiny(dropout=0.3)
+        if checkpointed:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        run(model, batches(24), quick(precision=precision))
+        found.append(model)
+    assert same_weights(*found, tolerance=1e-6 if precision == "float32" else 1e-4)
+
+
 # --- several processes ----------------------------------------------------------------------------
 
 DISTRIBUTED = """
@@ -585,6 +657,40 @@ def test_two_processes_train_like_one(tmp_path, accumulation):
     assert all((one[k] - two[k]).abs().max() < 1e-5 for k in one)
 
 
+RESUMED = """
+    import sys, torch
+    sys.path.insert(0, {tests!r})
+    from test_training import batches, interrupted, quick, run, same_weights, tiny
+    torch.set_num_threads(1)
+    config = quick(epochs=2, checkpoint_every=2, log_every=1, eval_every=3)
+    options = {{"validation": batches(n=20, shuffle=False)}}
+    whole, parts = tiny(), tiny(seed=4)
+    before = run(whole, batches(n=41), config, **options)
+    interrupted(tiny(), batches(n=41), config, {folder!r}, after=7, **options)
+    after = run(parts, batches(n=41), config, resume_from={folder!r}, **options)
+    assert same_weights(whole, parts)
+    losses = [[s["loss"] for s in history.steps] for history in (before, after)]
+    assert losses[0] == losses[1] and len(losses[0]) == 12
+    assert [e["loss"] for e in before.evaluations] == [e["loss"] for e in after.evaluations]
+    own = torch.distributed.get_rank() * torch.ones(1)
+    torch.distributed.all_reduce(own)
+    sys.stdout.write(f"equal: ranks sum to {{own.item():.0f}}\\n")  # in one piece
+"""
+
+
+def test_two_processes_resume_bit_for_bit(tmp_path):
+    """With dropout, for which each process has random numbers of its own, and evaluations."""
+    script = tmp_path / "script.py"
+    tests = os.path.dirname(os.path.abspath(__file__))
+    folder = str(tmp_path / "run")
+    script.write_text(textwrap.dedent(RESUMED.format(tests=tests, folder=folder)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node=2", str(script)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("equal: ranks sum to 1") == 2
+
+
 def test_a_shard_without_rows_is_ignored_not_missing():
     batch = {"input_ids": torch.tensor([[4, 5]]), "labels": torch.tensor([2])}
     spare = training.shard(batch, rank=1, world=2)
@@ -592,6 +698,15 @@ def test_a_shard_without_rows_is_ignored_not_missing():
     rows = {"labels": torch.arange(5)}
     parts = [training.shard(rows, r, 2)["labels"].tolist() for r in range(2)]
     assert parts == [[0, 2, 4], [1, 3]]
+
+
+def test_the_bar_shows_loss_and_tokens_per_second(capsys):
+    history = fit(tiny(), batches(16), quick())
+    bar = capsys.readouterr().err
+    assert "training: 100%" in bar and "2/2" in bar
+    assert f"loss {history.steps[-1]['loss']:.3f}, " in bar
+    shown = float(re.search(r"([\d,]+) tokens/s", bar)[1].replace(",", ""))
+    assert shown >= round(history.tokens_per_second) > 0, "the clock goes on behind the last bar"
 
 
 def test_history_is_plain_json():

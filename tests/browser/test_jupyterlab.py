@@ -178,6 +178,24 @@ def test_before_it_runs_an_explorer_reads_as_text(page, lab):
     assert page.get_by_text("Error displaying widget").count() == 0
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_stored_figure_shows_and_has_an_alternative_text(page, lab, path):
+    cells = nbformat.read(path, as_version=4).cells
+    html = "".join(
+        output.get("data", {}).get("text/html", "")
+        for cell in cells
+        for output in cell.get("outputs", [])
+    )
+    page.goto(lab(f"stored/{path.name}"))
+    page.wait_for_function(
+        f"""() => {{
+            const images = [...document.querySelectorAll(".jp-OutputArea img")];
+            return images.length >= {html.count("<img")} && images.every(i => i.complete);
+        }}"""
+    )
+    check_outputs(page)
+
+
 def test_cross_entropy_runs_and_its_slider_moves_by_keyboard(page, lab):
     run_all(page, lab, "03_cross_entropy.ipynb")
     check_outputs(page)
