@@ -174,7 +174,9 @@ def add(name: str, description: str, rows: list[dict], path: Path | None, **key)
     file = path or ROOT / "results" / f"benchmark-{name}.json"
     before = json.loads(file.read_text())["rows"] if file.is_file() else []
     kept = [row for row in before if any(row.get(k) != v for k, v in key.items())]
-    write(name, description, kept + rows, file)
+    order = [job.name for job in JOBS]
+    whole = sorted(kept + rows, key=lambda row: order.index(row["job"]) if "job" in row else -1)
+    write(name, description, whole, file)
 
 
 def matrix_product_speed(dtype: torch.dtype = torch.float32) -> float:

@@ -159,23 +159,32 @@ def first_and_last(losses: list[list[float]]) -> list[float]:
 
 
 def same(number: int, options) -> list[dict]:
-    """Both sides on the same batches in the same order, without dropout and warm-up."""
+    """Both sides on the same batches in the same order, without dropout and warm-up.
+
+    In float32 the losses show whether both compute the same; in bfloat16, how far rounding goes.
+    """
     job = replace(common.JOBS[number], updates=10)
     ids, labels, names = common.inputs_of(job)
     start = model_of("Trainer", "best", names)
     sides.without_dropout(start)
     pieces = [slice(i, i + job.batch_size) for i in range(0, len(ids), job.batch_size)]
     batches = [collate(ids[piece], labels[piece]) for piece in pieces]
-    config = training.TrainingConfig(learning_rate=LEARNING_RATE, warmup_fraction=0.0)
-    history = training.fit(copy.deepcopy(start), batches, config, progress=False)
-    losses = {"ours": [step["loss"] for step in history.steps]}
     order = {"train_sampling_strategy": "sequential", "warmup_steps": 0}
-    _, losses["Trainer"] = theirs(copy.deepcopy(start), ids, labels, job, **order)
-    apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
-    row = {"comparison": "same", "job": job.name, "updates": job.updates, "losses": losses,
-           "largest_difference": apart}  # fmt: skip
-    print(json.dumps(row), flush=True)
-    return [row]
+    rows = []
+    for kind in dict.fromkeys(["float32", sides.precision()]):
+        config = training.TrainingConfig(
+            learning_rate=LEARNING_RATE, warmup_fraction=0.0, precision=kind
+        )
+        history = training.fit(copy.deepcopy(start), batches, config, progress=False)
+        losses = {"ours": [step["loss"] for step in history.steps]}
+        model, bf16 = copy.deepcopy(start), kind == "bfloat16"
+        _, losses["Trainer"] = theirs(model, ids, labels, job, bf16=bf16, **order)
+        apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
+        rows.append({"comparison": "same", "job": job.name, "precision": kind,
+                     "updates": job.updates, "losses": losses,
+                     "largest_difference": apart})  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def speed(number: int, options) -> list[dict]:

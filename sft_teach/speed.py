@@ -92,7 +92,7 @@ def _precisions(row: dict) -> str:
 
 
 def _training(contents: dict) -> Table:
-    return [
+    speeds = [
         [
             f"Training, {row['job']}; {_COMPARISONS[row['comparison']]}; {_precisions(row)}",
             f"{row['tokens_per_second']['ours']['median']:,.0f} tokens/s",
@@ -102,6 +102,17 @@ def _training(contents: dict) -> Table:
         for row in contents["rows"]
         if row["comparison"] in _COMPARISONS
     ]
+    peaks = []
+    for row in contents["rows"]:
+        if row["comparison"] == "memory":
+            ours, theirs = (row["peak_memory_mb"][s]["median"] for s in ("ours", "Trainer"))
+            peaks.append([
+                f"Peak memory, {row['job']}; {_COMPARISONS[row['of']]}; {_precisions(row)}",
+                f"{ours:,.0f} MB",
+                f"`transformers.Trainer` {theirs:,.0f} MB",
+                f"{ours / theirs:.2f} times as much",
+            ])  # fmt: skip
+    return speeds + peaks
 
 
 def _time_to_accuracy(contents: dict) -> Table:
@@ -243,8 +254,9 @@ def details(results: Path, name: str) -> str:
 def _same(rows: list[dict]) -> list[str]:
     """Do both sides train the same thing?"""
     return [
-        f"With one order of the texts and without dropout the losses of both sides over "
-        f"{row['updates']} updates differ by at most {row['largest_difference']:.1g} "
+        f"In {row['precision']}, with one order of the texts and without dropout, the losses of "
+        f"both sides over {row['updates']} updates differ by at most "
+        f"{row['largest_difference']:.1g} "
         f"({row['losses']['ours'][0]:.4f} to {row['losses']['ours'][-1]:.4f})."
         for row in rows
         if row.get("comparison") == "same"

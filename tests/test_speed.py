@@ -208,6 +208,10 @@ def test_pages_say_what_was_measured(tmp_path):
         "| Twice the sequence length: an update takes | 2.16 times as long | operations: 2.30"
         in page
     )
+    assert (
+        "| Peak memory, SST-5; same precision, both at their best; bfloat16 | 1,200 MB "
+        "| `transformers.Trainer` 1,300 MB | 0.92 times as much |" in page
+    )
     assert "| resume (`benchmarks/resume.py`) | not measured | | |" in page
     assert "| gpu (`benchmarks/gpu.py`) | not measured | | |" in page
     assert page.endswith("Machine of training, scaling: A CPU, 2 threads, no GPU, torch 2.13.0.")
