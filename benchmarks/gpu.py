@@ -219,7 +219,7 @@ def throughput(options) -> Iterator[dict]:
             yield {"shape": shape.name, "side": name,
                    "seconds": common.spread(values), "times_ours": common.spread(ratios),
                    "tokens_per_second": round(texts * shape.length / median),
-                   "utilisation": round(needed / median / peak, 3),
+                   "utilisation": round(needed / median / peak, 5),
                    "peak_memory_mb": memory.get(name), "updates": shape.updates - skip,
                    "batch_size": shape.batch_size, "ceiling_tflops": round(peak / 1e12, 1),
                    "precision": str(training.choose_precision()).removeprefix("torch."),
