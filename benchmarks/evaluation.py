@@ -65,8 +65,10 @@ def main() -> None:
         sides = {"ours": ours}
         as_they_come = range(len(texts))
         by_length = sorted(as_they_come, key=lambda i: len(texts[i]))
-        kinds = {"": "sdpa", ", eager attention": "eager"}
-        for said, kind in kinds.items() if dtype == torch.bfloat16 else [("", "sdpa")]:
+        kinds = {"": "sdpa"}
+        if dtype == torch.bfloat16:
+            kinds[", eager attention"] = "eager"
+        for said, kind in kinds.items():
             for n in BATCH_SIZES:
                 sides[f"pipeline, batch {n}{said}"] = partial(theirs, n, as_they_come, kind)
             for n in SORTED:

@@ -222,7 +222,7 @@ def throughput(options) -> Iterator[dict]:
                    "utilisation": round(needed / median / peak, 5),
                    "peak_memory_mb": memory.get(name), "updates": shape.updates - skip,
                    "batch_size": shape.batch_size, "ceiling_tflops": round(peak / 1e12, 1),
-                   "precision": str(training.choose_precision()).removeprefix("torch."),
+                   "precision": sides.precision(),
                    "losses": first_and_last(losses[name])}  # fmt: skip
 
 

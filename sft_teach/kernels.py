@@ -68,8 +68,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """`F.dropout`, except that `p` is rounded to a multiple of 1 / 65,536.
 
     Where it cannot call Intel's library, torch on a CPU draws one number after the other, on one
-    core: for the 800 tokens of a batch of sentences that takes as long as the largest matrix
-    product of a layer. One draw of 64 bits serves four elements here.
+    core. One draw of 64 bits serves four elements here.
     """
     dropped = round(p * 2**16)  # of 65,536 values that 16 bits can have
     compiling = torch.compiler.is_compiling()  # torch's compiler makes a kernel of its own

@@ -306,7 +306,8 @@ def _attention(rows: list[dict]) -> list[str]:
          spread(row["sdpa_over_eager"]), row["taken"]]
         for row in rows if row["comparison"] == "attention"
     ]  # fmt: skip
-    return [markdown(header, found)] if found else []
+    missing = "Trainer's attention: not measured yet, `python benchmarks/training.py attention`."
+    return [markdown(header, found) if found else missing]
 
 
 def _waiting(rows: list[dict]) -> list[str]:

@@ -633,12 +633,12 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
         self.history = History(**state["history"])
         self.step, self.bad_evaluations = state["step"], state["bad_evaluations"]
-        mine = rng[self.rank]
-        checkpoint.set_rng_state(mine, self.device)
-        began = {name: state for name, state in mine.items() if name.startswith("epoch_")}
-        if not began:
-            raise CheckpointError(f"{folder} is of an older version. Start the run anew.")
-        self.epoch_rng = {name.removeprefix("epoch_"): state for name, state in began.items()}
+        checkpoint.set_rng_state(rng[self.rank], self.device)
+        self.epoch_rng = {
+            name.removeprefix("epoch_"): state
+            for name, state in rng[self.rank].items()
+            if name.startswith("epoch_")
+        }
 
 
 # Metrics that need no "-" in keep_best.

@@ -195,8 +195,11 @@ def test_pages_say_what_was_measured(tmp_path):
     peaks = {"median": 1200.0, "min": 1190.0, "max": 1210.0}
     memory = {"comparison": "memory", "of": "best", "job": "SST-5", "processes": 3,
               "precision": "bfloat16"}  # fmt: skip
+    attention = {"comparison": "attention", "job": "SST-5", "precision": "bfloat16",
+                 "taken": "eager", "seconds": {"sdpa": spread, "eager": spread | {"median": 1.75}},
+                 "sdpa_over_eager": spread}  # fmt: skip
     memory |= {"peak_memory_mb": {"ours": peaks, "Trainer": peaks | {"median": 1300.0}}}
-    write(tmp_path, "training", [training, memory, *accuracies])
+    write(tmp_path, "training", [training, memory, attention, *accuracies])
     slopes = {"length": {"measured": 1.11, "theory": 1.2}}
     write(tmp_path, "scaling", [], slopes=slopes)
     page = speed.summary(tmp_path)
@@ -243,6 +246,8 @@ def test_pages_say_what_was_measured(tmp_path):
     assert "| SST-5 | sst5 | defaults of both | bfloat16 / float32 |" in text
     assert "| 3.0 / 50.0 | 0.60 / 0.30 | 1.600, 1.500 / 1.610, 1.400 |" in text
     assert "| bfloat16 | 1,200 (1,190 to 1,210) | 1,300 (1,190 to 1,210) | 3 |" in text
+    assert "| SST-5 | bfloat16 | 2 (1.5 to 2.25) | 1.75 (1.5 to 2.25) |" in text
+    assert "Waiting threads: not measured yet" in text
     found = "| SST-5 | rt5 | same precision, both at their best | float32 | 3,200 / 1,000 |"
     assert found in text
     assert "| 50.0, 47.5 | 49.0 |" in text
