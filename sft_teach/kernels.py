@@ -86,9 +86,14 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
 def attention(
     q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False
 ) -> Tensor:
-    """`F.scaled_dot_product_attention`, (..., L, d), written out as softmax(q k^T scale) v."""
+    """`F.scaled_dot_product_attention`, (..., L, d), written out as softmax(q k^T scale) v.
+
+    Left to torch: what no encoder needs; and a single query (the last layer's, if the head reads
+    one token), where written out is no faster and keeps kernels of its own for every width.
+    """
     floats = attn_mask is not None and attn_mask.dtype != torch.bool
-    if is_causal or enable_gqa or floats:  # no encoder's: left to torch's kernels
+    single = q.shape[-2] == 1 and not dropout_p
+    if is_causal or enable_gqa or floats or single:
         return _torchs_attention(
             q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
