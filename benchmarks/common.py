@@ -155,13 +155,17 @@ def version(package: str) -> str:
         return "none"
 
 
+def machine() -> dict:
+    return experiments.machine() | {"accelerate": version("accelerate")}
+
+
 def write(name: str, description: str, rows: list[dict], path: Path | None = None, **more) -> None:
     """results/benchmark-NAME.json, in the form that every table of results has."""
     contents = {
         "experiment": f"benchmark-{name}",
         "description": description,
         "command": f"python benchmarks/{name}.py",
-        "machine": experiments.machine() | {"accelerate": version("accelerate")},
+        "machine": machine(),
         **more,
         "rows": rows,
     }
@@ -170,10 +174,16 @@ def write(name: str, description: str, rows: list[dict], path: Path | None = Non
 
 
 def add(name: str, description: str, rows: list[dict], path: Path | None, **key) -> None:
-    """Like `write`, but rows in the file that differ from `key` (part="speed", say) stay there."""
+    """Like `write`, but rows in the file that differ from `key` (part="speed", say) stay there.
+
+    Those keep the machine and the versions that they were measured with.
+    """
     file = path or ROOT / "results" / f"benchmark-{name}.json"
-    before = json.loads(file.read_text())["rows"] if file.is_file() else []
-    kept = [row for row in before if any(row.get(k) != v for k, v in key.items())]
+    before = json.loads(file.read_text()) if file.is_file() else {"rows": []}
+    kept = [row for row in before["rows"] if any(row.get(k) != v for k, v in key.items())]
+    here = machine()
+    if kept and before["machine"] != here:
+        kept = [{"machine": before["machine"], **row} for row in kept]
     order = [job.name for job in JOBS]
     whole = sorted(kept + rows, key=lambda row: order.index(row["job"]) if "job" in row else -1)
     write(name, description, whole, file)

@@ -12,7 +12,8 @@ a small run on whatever is there.
 
 Throughput: ours with and without `torch.compile`, Trainer likewise (both bfloat16, fused AdamW,
 attention dropout 0; ours computes the last layer for the first token only), in turns after a round
-that warms up, from an update's end to the last one's, so that neither side's set-up counts.
+that warms up, from an update's end to the last one's, so that neither side's set-up counts. Losses:
+means over ten updates, the first and the last.
 Utilisation: operations that the side's own model needs (`common.operations`), over those of a large
 product in the same precision. Where `accelerate` is missing there is no Trainer: its rows are left
 out.
@@ -102,23 +103,24 @@ def ceiling(size: int) -> float:
 
 
 class Clock:
-    """Seconds from the end of update `skip` to the end of the last one, whoever trains."""
+    """Seconds from the end of update `skip` to the end of update `last`, whoever trains."""
 
-    def __init__(self, skip: int):
-        self.skip, self.updates = skip, 0
+    def __init__(self, skip: int, last: int):
+        self.skip, self.last, self.updates = skip, last, 0
         self.start = self.end = float("nan")
 
     def tick(self, *_) -> None:
         self.updates += 1
         if self.updates == self.skip:
             self.start = now()
+        if self.updates == self.last:
+            self.end = now()
 
     def __enter__(self):
         self.hook = register_optimizer_step_post_hook(self.tick)
         return self
 
     def __exit__(self, *_):
-        self.end = now()
         self.hook.remove()
 
     @property
@@ -133,6 +135,11 @@ def now() -> float:
     return time.perf_counter()
 
 
+def logged(updates: int) -> int:
+    """So many updates have one mean loss: Trainer tells no others."""
+    return min(10, updates)
+
+
 class Ours:
     shortened = True
 
@@ -143,7 +150,8 @@ class Ours:
 
     def run(self) -> list[float]:
         history = training.fit(self.model, self.batches, self.config, progress=False)
-        return [step["loss"] for step in history.steps]
+        losses, size = [step["loss"] for step in history.steps], logged(self.config.max_steps)
+        return [statistics.mean(losses[i - size : i]) for i in range(size, len(losses) + 1, size)]
 
 
 class Theirs:
@@ -156,7 +164,7 @@ class Theirs:
             "max_steps": shape.updates, "per_device_train_batch_size": shape.batch_size,
             "bf16": training.choose_precision() == torch.bfloat16, "torch_compile": compiled,
             "learning_rate": 1e-4, "weight_decay": 0.01, "warmup_steps": shape.updates // 10,
-            "dataloader_num_workers": 2 if cuda else 0, "logging_steps": min(10, shape.updates),
+            "dataloader_num_workers": 2 if cuda else 0, "logging_steps": logged(shape.updates),
         }  # fmt: skip
 
     def run(self) -> list[float]:
@@ -166,13 +174,6 @@ class Theirs:
             )
             made.train()
         return [float(row["loss"]) for row in made.state.log_history if "loss" in row]
-
-
-def first_and_last(losses: list[float]) -> list[float]:
-    """Means over ten updates each: Trainer tells only those."""
-    if len(losses) >= 20:  # ours: one for each update
-        losses = [statistics.mean(losses[:10]), statistics.mean(losses[-10:])]
-    return [round(losses[0], 4), round(losses[-1], 4)]
 
 
 def throughput(options) -> Iterator[dict]:
@@ -200,7 +201,7 @@ def throughput(options) -> Iterator[dict]:
             for name in list(runs) if number % 2 else list(runs)[::-1]:
                 forget()
                 runs[name].model.load_state_dict(start)
-                with Clock(skip) as clock:
+                with Clock(skip, shape.updates) as clock:
                     losses[name] = runs[name].run()
                 if number:  # the first one warms up and compiles
                     seconds[name].append(clock.seconds)
@@ -223,7 +224,9 @@ def throughput(options) -> Iterator[dict]:
                    "peak_memory_mb": memory.get(name), "updates": shape.updates - skip,
                    "batch_size": shape.batch_size, "ceiling_tflops": round(peak / 1e12, 1),
                    "precision": sides.precision(),
-                   "losses": first_and_last(losses[name])}  # fmt: skip
+                   "rounds": options.rounds,
+                   "losses": [round(x, 4) for x in (losses[name][0], losses[name][-1])],
+                   }  # fmt: skip
 
 
 def forget() -> None:

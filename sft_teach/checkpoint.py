@@ -56,18 +56,20 @@ def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
         for file in temporary.iterdir():
             _sync(file)
         _sync(temporary)
+        old = None
         if replace and folder.exists():
             old = folder.parent / f".{folder.name}.old-{os.getpid()}"
             os.rename(folder, old)
-            try:
-                os.rename(temporary, folder)
-            except OSError:
-                os.rename(old, folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
+        try:
             os.rename(temporary, folder)
-        _sync(folder.parent)
+            _sync(folder.parent)
+        except OSError:
+            if old is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.rename(old, folder)
+            raise
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)

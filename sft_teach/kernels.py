@@ -1,13 +1,14 @@
 """Operations that torch computes slowly on some devices, done otherwise.
 
 They compute the same, with other random numbers (dropout) and another rounding (attention).
-`fit` enters `fast_kernels` around each update, `predict` around each batch. Nothing in the model
-changes: for that time two functions of `torch.nn.functional` are others.
+`fit` and `predict` enter `fast_kernels` around each batch. Nothing in the model changes: for that
+time two functions of `torch.nn.functional` are others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -47,21 +48,31 @@ def fast_kernels(
     return _in_place_of_torchs(dropout=dropout)
 
 
+_changing = threading.Lock()
+_inside, _before = 0, {}  # how many are inside, and what the functions were before the first
+
+
 @contextlib.contextmanager
 def _in_place_of_torchs(**functions) -> Iterator[None]:
     """Inside, whoever calls these functions of `torch.nn.functional` gets ours.
 
     A `TorchFunctionMode` would not do: torch leaves it in backward, where checkpointed layers run
-    forward again and have to drop the same elements as before.
+    forward again and have to drop the same elements as before. Other threads get ours too; the last
+    one to leave puts torch's back.
     """
-    before = {name: getattr(F, name) for name in functions}
-    try:
+    global _inside
+    with _changing:
         for name, function in functions.items():
+            _before.setdefault(name, getattr(F, name))
             setattr(F, name, function)
+        _inside += 1
+    try:
         yield
     finally:
-        for name, function in before.items():
-            setattr(F, name, function)
+        with _changing:
+            _inside -= 1
+            while not _inside and _before:
+                setattr(F, *_before.popitem())
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -181,8 +181,8 @@ def load_encoder(
         name: a hub id or the path of a model folder; None is all-MiniLM-L6-v2.
         source: as in `model_folder`.
         attention_dropout: dropout on the attention weights. The default 0 differs from BERT's 0.1
-            because only then does torch's fused attention run on a CPU, about twice as fast at
-            256 tokens; the other dropouts stay at 0.1.
+            because only then does torch's fused attention run on a CPU, which halves the time of
+            an update at 512 tokens (docs/speed.md); the other dropouts stay at 0.1.
         all_tokens: also compute what the last layer says of the tokens that the head does not read
             (see `first_token`). Only needed to look at them; by default the last hidden state is
             (B, 1, H), which gives the same logits in six sevenths of the time.

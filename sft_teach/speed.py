@@ -104,7 +104,7 @@ def _training(contents: dict) -> Table:
     ]
     peaks = []
     for row in contents["rows"]:
-        if row["comparison"] == "memory":
+        if row["comparison"] == "memory" and not row.get("one_kernel_kept"):
             ours, theirs = (row["peak_memory_mb"][s]["median"] for s in ("ours", "Trainer"))
             peaks.append([
                 f"Peak memory, {row['job']}; {_COMPARISONS[row['of']]}; {_precisions(row)}",
@@ -248,6 +248,8 @@ def details(results: Path, name: str) -> str:
     tables = [markdown(header, rows)]
     if name == "training":
         tables += _beside(contents["rows"])
+    if name == "time_to_accuracy":
+        tables += _per_seed(contents["rows"])
     return "\n\n".join([*tables, " ".join(said)])
 
 
@@ -255,8 +257,8 @@ def _same(rows: list[dict]) -> list[str]:
     """Do both sides train the same thing?"""
     return [
         f"In {row['precision']}, with one order of the texts and without dropout, the losses of "
-        f"both sides over {row['updates']} updates differ by at most "
-        f"{row['largest_difference']:.1g} "
+        f"both sides over {row['updates']} updates differ by at most about "
+        f"{row['largest_difference']:.2g} "
         f"({row['losses']['ours'][0]:.4f} to {row['losses']['ours'][-1]:.4f})."
         for row in rows
         if row.get("comparison") == "same"
@@ -273,7 +275,9 @@ def _beside(rows: list[dict]) -> list[str]:
         header = ["Job", "Compared", "Precision", "Peak MB, ours", "Peak MB, Trainer",
                   "Processes a side"]  # fmt: skip
         tables.append(markdown(header, [
-            [row["job"], _COMPARISONS[row["of"]], _precisions(row),
+            [row["job"],
+             _COMPARISONS[row["of"]] + ", one kernel kept" * row.get("one_kernel_kept", False),
+             _precisions(row),
              *(_megabytes(row["peak_memory_mb"][side]) for side in ("ours", "Trainer")),
              str(row["processes"])]
             for row in memory
@@ -350,26 +354,30 @@ def _all_training(contents: dict) -> tuple[list[str], Table]:
 
 
 def _all_accuracies(contents: dict) -> tuple[list[str], Table]:
-    header = ["Against", "Seed", "Target accuracy %", "Seconds, ours", "Seconds, Trainer",
-              "Times as fast"]  # fmt: skip
+    header = ["Against", "Precision, ours / Trainer", "Learning rates", "Last accuracy %, ours",
+              "Trainer", "Times as fast"]  # fmt: skip
     rows = []
     for row in contents["rows"]:
         if "comparison" not in row:
             continue
-        rows += [
-            [row["comparison"], str(one["seed"]), f"{100 * one['target']:.1f}", f"{one['ours']:g}",
-             f"{one['Trainer']:g}", f"{one['Trainer'] / one['ours']:.2f}"]
-            for one in row["per_seed"]
-        ]  # fmt: skip
-        last = "; ".join(
-            f"{side} {100 * v['median']:.1f} ({100 * v['min']:.1f} to {100 * v['max']:.1f})"
-            for side, v in row["last_accuracy"].items()
-        )
-        rates = ", ".join("default" if rate is None else f"{rate:g}" for rate in row["rates"])
-        settings = "; ".join([f"rates {rates}", *dict.fromkeys(row.get("precisions", []))])
-        rows.append([f"**{row['comparison']}**", settings, f"last: {last}", "", "",
+        last = [
+            f"{100 * v['median']:.1f} ({100 * v['min']:.1f} to {100 * v['max']:.1f})"
+            for v in row["last_accuracy"].values()
+        ]
+        rates = " / ".join("default" if rate is None else f"{rate:g}" for rate in row["rates"])
+        rows.append([row["comparison"], " / ".join(row["precisions"]), rates, *last,
                      spread(row["speed_ratio"])])  # fmt: skip
     return header, rows
+
+
+def _per_seed(rows: list[dict]) -> list[str]:
+    header = ["Against", "Seed", "Target accuracy %", "Seconds, ours", "Seconds, Trainer",
+              "Times as fast"]  # fmt: skip
+    return [markdown(header, [
+        [row["comparison"], str(one["seed"]), f"{100 * one['target']:.1f}", f"{one['ours']:g}",
+         f"{one['Trainer']:g}", f"{one['Trainer'] / one['ours']:.2f}"]
+        for row in rows if "comparison" in row for one in row["per_seed"]
+    ])]  # fmt: skip
 
 
 def _all_evaluation(contents: dict) -> tuple[list[str], Table]:
@@ -418,11 +426,19 @@ def _all_resumes(contents: dict) -> tuple[list[str], Table]:
 def _all_choices(contents: dict) -> tuple[list[str], Table]:
     header = ["Job", "Changed", "Seconds", "Times as long", "Mean loss", "Padding %", "Rounds"]
     rows = [
-        [row["job"], row["change"], spread(row["seconds"]), spread(row["times_as_long"]),
-         f"{row['mean_loss']:.3f}", f"{100 * row['padding_waste']:.1f}", str(row["rounds"])]
+        [row["job"], row["change"], spread(row["seconds"]) + _unchanged(row),
+         spread(row["times_as_long"]), f"{row['mean_loss']:.3f}",
+         f"{100 * row['padding_waste']:.1f}", str(row["rounds"])]
         for row in contents["rows"]
     ]  # fmt: skip
     return header, rows
+
+
+def _unchanged(row: dict) -> str:
+    """Of a row that was measured apart from the others."""
+    if "unchanged_seconds" not in row:
+        return ""
+    return f" against {spread(row['unchanged_seconds'])}"
 
 
 def _all_shares(contents: dict) -> tuple[list[str], Table]:

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -348,8 +349,10 @@ def fit(
     Args:
         model: an nn.Module called as `model(**batch without labels)`; its output has `logits`, or
             is the logits, of shape (..., C).
-        batches: a sized iterable of dicts of tensors with `labels` (...). If it has `set_epoch`,
-            that is called before each pass; what its `settings()` returns, if it has that, stands
+        batches: a sized iterable of dicts of tensors with `labels` (...). A DataLoader that
+            shuffles gets its order from the seed and the epoch (unless it has a `generator` of its
+            own, which only its owner can put back). If it has `set_epoch`, that is called before
+            each pass; what its `settings()` returns, if it has that, stands
             in checkpoints, and resuming with others is refused. Under `torchrun` every process gets
             the same batches and takes its own rows of each.
         config: see `TrainingConfig`.
@@ -372,7 +375,7 @@ def fit(
     run = _Run(model, batches, config or TrainingConfig(), validation, metrics, on_log)
     devices = [run.device.index or 0] if run.device.type == "cuda" else []
     # The seed governs this run and leaves the caller's random numbers where they were.
-    with torch.random.fork_rng(devices), memory.kept(), _explained_errors(run):
+    with torch.random.fork_rng(devices), _explained_errors(run):
         torch.manual_seed(run.config.seed + run.rank)
         run.open(output_dir, resume_from)
         run.train(progress)
@@ -408,7 +411,6 @@ class _Run:
         self.step, self.bad_evaluations, self.best_weights = 0, 0, None
         self.store: checkpoint.Store | None = None
         self.pending: list[tuple[dict, Tensor, Tensor]] = []
-        self.epoch_rng: dict[str, Tensor] = {}  # random numbers' states when the epoch began
         name = str(self.dtype).removeprefix("torch.")
         self.history = History(device=self.device.type, precision=name)
 
@@ -433,7 +435,7 @@ class _Run:
     def train_epoch(self, epoch: int) -> None:
         if hasattr(self.batches, "set_epoch"):
             self.batches.set_epoch(epoch)
-        for group in self.groups():
+        for group in self.groups(epoch):
             self.update(group, epoch)
             self.step += 1
             if self.step % self.config.log_every == 0 or self.device.type == "cpu":
@@ -451,23 +453,22 @@ class _Run:
             if self.step == self.total or self.history.stopped_early:
                 return
 
-    def groups(self) -> Iterator[list[Batch]]:
+    def groups(self, epoch: int) -> Iterator[list[Batch]]:
         """The batches of each update; after resuming in the middle of an epoch, those left.
 
-        A shuffling DataLoader draws the epoch's order when it is asked for the first batch, from
-        the random numbers of that moment. So they are put back for it, and then this moment's.
+        A shuffling DataLoader draws the epoch's order from torch's random numbers when it is asked
+        for the first batch. At that moment they follow from the seed and the epoch alone: all
+        processes get the same order, and the same again after resuming.
         """
         done = self.step % self.updates_per_epoch  # more than 0 only after resuming
         groups = _groups_of(self.batches, self.config.accumulation_steps)
-        if not done:
-            self.epoch_rng = checkpoint.rng_state(self.device)
-            return groups
-        now = checkpoint.rng_state(self.device)
-        checkpoint.set_rng_state(self.epoch_rng, self.device)
-        for _ in itertools.islice(groups, done):
+        dropouts = torch.get_rng_state()
+        torch.default_generator.manual_seed((self.config.seed + 1) * 1_000_003 + epoch)
+        first = list(itertools.islice(groups, 1))
+        for _ in itertools.islice(groups, max(done - 1, 0)):
             pass
-        checkpoint.set_rng_state(now, self.device)
-        return groups
+        torch.set_rng_state(dropouts)
+        return groups if done else itertools.chain(first, groups)
 
     def update(self, group: list[Batch], epoch: int) -> None:
         """One optimizer step on the micro-batches of `group`: the textbook's five lines."""
@@ -539,11 +540,12 @@ class _Run:
         Asking a GPU for a number makes the CPU wait until it is there. So losses stay on the device
         until there are `log_every` of them.
         """
+        for record, loss, norm in self.pending:  # waits for a GPU: only then stop the clock
+            record |= {"loss": loss.item(), "grad_norm": norm.item()}
         now = time.perf_counter()
         self.history.seconds += now - self.clock
         self.clock = now
-        for record, loss, norm in self.pending:
-            record |= {"loss": loss.item(), "grad_norm": norm.item()}
+        for record, _, _ in self.pending:
             record["seconds"] = self.history.seconds
             broken = not (math.isfinite(record["grad_norm"]) or self.scaler.is_enabled())
             if broken or not math.isfinite(record["loss"]):
@@ -575,7 +577,7 @@ class _Run:
         lower = watched in _LOWER_IS_BETTER or self.config.keep_best == f"-{watched}"
         sign = 1 if lower else -1
         best = self.history.best
-        if best is None or sign * values[watched] < sign * best[watched]:
+        if best is None or _lower(sign * values[watched], sign * best[watched]):
             self.history.best, self.bad_evaluations = record, 0
             if self.config.keep_best:
                 state = self.model.state_dict()
@@ -603,7 +605,6 @@ class _Run:
     def save_checkpoint(self) -> None:
         self.flush()
         rng = checkpoint.rng_state(self.device)
-        rng |= {f"epoch_{name}": state for name, state in self.epoch_rng.items()}
         states = [rng]
         if self.world > 1:
             states = [None] * self.world
@@ -619,7 +620,7 @@ class _Run:
                 "history": self.history.to_dict(),
                 "bad_evaluations": self.bad_evaluations,
                 "scaler": self.scaler.state_dict(),
-                "torch": torch.__version__,
+                **_rounding(),
             }
             self.store.save(self.step, self.model, self.optimizer, states, self.best_weights, state)
         if self.world > 1:
@@ -634,11 +635,6 @@ class _Run:
         self.history = History(**state["history"])
         self.step, self.bad_evaluations = state["step"], state["bad_evaluations"]
         checkpoint.set_rng_state(rng[self.rank], self.device)
-        self.epoch_rng = {
-            name.removeprefix("epoch_"): state
-            for name, state in rng[self.rank].items()
-            if name.startswith("epoch_")
-        }
 
 
 # Metrics that need no "-" in keep_best.
@@ -651,6 +647,11 @@ def _groups_of(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     iterator = iter(batches)
     while group := list(itertools.islice(iterator, size)):
         yield group
+
+
+def _lower(value: float, than: float) -> bool:
+    """Any number counts as lower than NaN."""
+    return value < than or (math.isnan(than) and not math.isnan(value))
 
 
 def _settings(batches: Iterable[Batch]) -> dict:
@@ -726,7 +727,7 @@ def _changes(then: dict, now: dict) -> list[str]:
 
 
 def _same_run(folder: Path, state: dict, run: _Run) -> None:
-    """Raise CheckpointError where continuing would silently be another run."""
+    """Raise CheckpointError where continuing would silently be another run; warn of rounding."""
     changed = _changes(state["config"], dataclasses.asdict(run.config))
     if (then := state.get("batches")) and (now := _settings(run.batches)):
         changed += [f"batches' {change}" for change in _changes(then, now)]
@@ -748,6 +749,19 @@ def _same_run(folder: Path, state: dict, run: _Run) -> None:
                 f"{folder} belongs to a run with {name} = {state[name]}, this one has {mine}: "
                 "use the same data, batch size and number of processes."
             )
+
+    for name, now in _rounding().items():
+        if (then := state.get(name, now)) != now:
+            warnings.warn(
+                f"{folder} was written with {name} = {then}, this process has {now}. The run goes "
+                "on, but rounds otherwise: it will not end as it would have, bit for bit.",
+                stacklevel=5,  # whoever called fit
+            )
+
+
+def _rounding() -> dict:
+    """What results depend on in the last bits."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def save(model: nn.Module, tokenizer, folder: str | Path) -> Path:

@@ -40,6 +40,19 @@ def test_short_texts_in_bfloat16_on_a_cpu_take_plain_attention(precision, width,
     assert ("aten::bmm" in counts) != fused
 
 
+def test_threads_that_overlap_leave_torchs_functions_behind():
+    """The one that came first leaves first."""
+    torchs, device = (F.dropout, F.scaled_dot_product_attention), torch.device("cpu")
+    first = kernels.fast_kernels(device, torch.float32)
+    second = kernels.fast_kernels(device, torch.bfloat16, width=8)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (F.dropout, F.scaled_dot_product_attention) == (kernels.dropout, kernels.attention)
+    second.__exit__(None, None, None)
+    assert (F.dropout, F.scaled_dot_product_attention) == torchs
+
+
 @pytest.mark.parametrize(
     "more",
     [

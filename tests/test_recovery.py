@@ -20,6 +20,8 @@ import pytest
 KILLS = 5
 STEPS = 24
 ERRORS = [(28, "No space left on device"), (13, "Permission denied")]  # in turns
+SETTINGS = {"max_steps": STEPS, "checkpoint_every": 2, "eval_every": 3, "log_every": 1,
+            "keep_best": "accuracy"}  # fmt: skip
 SAVE = 2  # the checkpoint in which faults are injected: one stands already
 
 pytestmark = pytest.mark.skipif(
@@ -42,16 +44,14 @@ def train(folder, result, precision, fault=None, slow=0.0):
     `fault` is (number of the save, number of the operation in it, what happens there).
     """
     import torch
+    from safetensors.torch import load_file
     from test_training import batches, quick, run, tiny
 
     from sft_teach import checkpoint
 
     torch.set_num_threads(1)
     operations = Operations(folder, *fault) if fault else None
-    config = quick(
-        max_steps=STEPS, precision=precision, checkpoint_every=2, eval_every=3, log_every=1,
-        keep_best="accuracy",
-    )  # fmt: skip
+    config = quick(precision=precision, **SETTINGS)
 
     def on_log(record):
         time.sleep(slow)  # so that a kill may fall anywhere
@@ -72,7 +72,10 @@ def train(folder, result, precision, fault=None, slow=0.0):
     record = history.to_dict()
     for clocked in (record, *record["steps"]):
         clocked.pop("seconds"), clocked.pop("peak_memory_mb", None)
-    torch.save({"weights": model.state_dict(), "history": record}, result)
+    weights = model.state_dict()  # the best ones; those of the end are in the last checkpoint
+    for file in checkpoint.find(folder).glob("*.safetensors"):
+        weights |= {f"{file.name} {name}": value for name, value in load_file(file).items()}
+    torch.save({"weights": weights, "history": record}, result)
 
 
 class Operations:
@@ -229,14 +232,15 @@ def full_disk(folder, result):
 
     from sft_teach.errors import CheckpointError
 
-    config = quick(max_steps=6, checkpoint_every=2, log_every=1)
+    config = quick(precision="float32", **SETTINGS)
 
     def on_log(record):
         if record["step"] == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
     try:
-        run(tiny(), batches(), config, output_dir=folder, on_log=on_log)
+        held_out = batches(30, shuffle=False)
+        run(tiny(), batches(), config, validation=held_out, output_dir=folder, on_log=on_log)
     except CheckpointError as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         result.write_text(str(error))
@@ -250,3 +254,5 @@ def test_a_disk_that_is_really_full_is_named_and_the_older_checkpoint_opens(proc
     said = (tmp_path / "said").read_text()
     assert "Could not write" in said and "too large" in said.lower(), said
     assert [path.name for path in folder.iterdir()] == ["step-00000002"]
+    expected = finished(processes, tmp_path / "alone", tmp_path, "float32")
+    same(finished(processes, folder, tmp_path, "float32"), expected)

@@ -1,5 +1,6 @@
 """The benchmarks' arithmetic and the pages made of their results."""
 
+import inspect
 import json
 import shutil
 import sys
@@ -56,6 +57,45 @@ def test_the_default_recipe_is_said_to_be_what_trainer_takes(benchmarks):
         "epochs": taken["num_train_epochs"].default,
         "batch_size": taken["per_device_train_batch_size"].default,
     }
+
+
+def test_time_to_accuracy_measures_anew_what_was_stored_with_other_settings(
+    benchmarks, tmp_path, monkeypatch, capsys
+):
+    script = benchmarks("time_to_accuracy")
+    monkeypatch.setattr(script.common, "ids_of", lambda *_: ([[1, 2]] * 3, [0, 1, 0], ["a", "b"]))
+    monkeypatch.setattr(script.common, "dataset", lambda name: name)
+    for side, seconds in (("ours", 10), ("theirs", 30)):
+        monkeypatch.setattr(script, side, lambda *_, s=seconds: curve((s, 0.4), (2 * s, 0.5)))
+    stored = [
+        {"side": side, "kind": "measured", "seed": 0, "learning_rate": 1e-3,
+         "curve": curve((999, 0.4), (1000, 0.5))} for side in script.SIDES
+    ]  # fmt: skip
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"rows": stored}))
+    monkeypatch.setattr(sys, "argv", ["script", "--seeds", "1", "--output", str(path)])
+    threads, said = torch.get_num_threads(), []
+    for _ in range(2):  # then it goes on with its own
+        script.main()
+        said.append(capsys.readouterr().out)
+        rows = json.loads(path.read_text())["rows"]
+        assert sum("curve" in row for row in rows) == 6 + 3
+        assert [row["seconds"]["ours"]["median"] for row in rows if "comparison" in row] == [20, 20]
+    torch.set_num_threads(threads)
+    assert "3 stored runs had other settings" in said[0] and "stored runs" not in said[1]
+
+
+def test_rows_that_stay_keep_the_machine_that_they_were_measured_on(
+    benchmarks, tmp_path, monkeypatch
+):
+    common, path = benchmarks("common"), tmp_path / "rows.json"
+    for cpu, part in (("old", "speed"), ("new", "memory"), ("new", "speed"), ("last", "memory")):
+        monkeypatch.setattr(common, "machine", lambda cpu=cpu: {"cpu": cpu})
+        common.add("training", "", [{"part": part, "measured_on": cpu}], path, part=part)
+    contents = json.loads(path.read_text())
+    found = [contents["machine"] | row.get("machine", {}) for row in contents["rows"]]
+    assert [m["cpu"] for m in found] == [row["measured_on"] for row in contents["rows"]]
+    assert [row["part"] for row in contents["rows"]] == ["speed", "memory"]
 
 
 def test_time_to_accuracy_chooses_by_the_last_validation_accuracy(benchmarks):
@@ -153,11 +193,15 @@ def test_startup_looks_at_a_cell_that_notebook_00_has(benchmarks):
 
 def test_every_change_of_choices_still_changes_something(benchmarks):
     """An attribute that was renamed would be timed as "makes no difference"."""
+    from sft_teach import models, training
+
     choices = benchmarks("choices")
     for change in choices.CHANGES:
+        assert set(change.encoder) <= set(inspect.signature(models.load_encoder).parameters)
+        training.TrainingConfig(**change.config)
+        with change.patch():  # mock.patch refuses a name that is not there
+            pass
         if change.model:
-            from sft_teach import models
-
             model = models.random_encoder(2)
             before = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
             trainable = sum(p.requires_grad for p in model.parameters())
@@ -199,7 +243,8 @@ def test_pages_say_what_was_measured(tmp_path):
                  "taken": "eager", "seconds": {"sdpa": spread, "eager": spread | {"median": 1.75}},
                  "sdpa_over_eager": spread}  # fmt: skip
     memory |= {"peak_memory_mb": {"ours": peaks, "Trainer": peaks | {"median": 1300.0}}}
-    write(tmp_path, "training", [training, memory, attention, *accuracies])
+    few = memory | {"one_kernel_kept": True}
+    write(tmp_path, "training", [training, memory, few, attention, *accuracies])
     slopes = {"length": {"measured": 1.11, "theory": 1.2}}
     write(tmp_path, "scaling", [], slopes=slopes)
     page = speed.summary(tmp_path)
@@ -215,6 +260,7 @@ def test_pages_say_what_was_measured(tmp_path):
         "| Peak memory, SST-5; same precision, both at their best; bfloat16 | 1,200 MB "
         "| `transformers.Trainer` 1,300 MB | 0.92 times as much |" in page
     )
+    assert page.count("Peak memory") == 1  # the one of kernels is for docs/speed.md
     assert "| resume (`benchmarks/resume.py`) | not measured | | |" in page
     assert "| gpu (`benchmarks/gpu.py`) | not measured | | |" in page
     assert page.endswith("Machine of training, scaling: A CPU, 2 threads, no GPU, torch 2.13.0.")
@@ -246,9 +292,30 @@ def test_pages_say_what_was_measured(tmp_path):
     assert "| SST-5 | sst5 | defaults of both | bfloat16 / float32 |" in text
     assert "| 3.0 / 50.0 | 0.60 / 0.30 | 1.600, 1.500 / 1.610, 1.400 |" in text
     assert "| bfloat16 | 1,200 (1,190 to 1,210) | 1,300 (1,190 to 1,210) | 3 |" in text
+    assert "| SST-5 | same precision, both at their best, one kernel kept | bfloat16 |" in text
     assert "| SST-5 | bfloat16 | 2 (1.5 to 2.25) | 1.75 (1.5 to 2.25) |" in text
     assert "Waiting threads: not measured yet" in text
     found = "| SST-5 | rt5 | same precision, both at their best | float32 | 3,200 / 1,000 |"
     assert found in text
     assert "| 50.0, 47.5 | 49.0 |" in text
     assert "Not measured yet: `python benchmarks/resume.py`." in text
+
+
+def test_the_page_tells_each_seeds_time_to_accuracy(tmp_path):
+    per_seed = [{"seed": 0, "target": 0.447, "ours": 90.2, "Trainer": 180.4}]
+    accuracy = {"median": 0.48, "min": 0.466, "max": 0.487}
+    row = {
+        "comparison": "Trainer, default recipe", "job": "SST-5", "rates": [1e-4, None], "seeds": 1,
+        "precisions": ["bfloat16", "float32"], "per_seed": per_seed,
+        "last_accuracy": {"ours": accuracy, "Trainer, default recipe": accuracy},
+        "speed_ratio": {"median": 2.0, "min": 2.0, "max": 2.0},
+    }  # fmt: skip
+    write(tmp_path, "time_to_accuracy", [row, {"curve": []}])
+    marks = "<!-- time_to_accuracy:begin (sft-teach results) -->\n<!-- time_to_accuracy:end -->\n"
+    text = readme.with_benchmarks(marks, tmp_path)
+    shown = "48.0 (46.6 to 48.7)"
+    assert (
+        f"| Trainer, default recipe | bfloat16 / float32 | 0.0001 / default | {shown} | {shown} "
+        "| 2 (2 to 2) |" in text
+    )
+    assert "| Trainer, default recipe | 0 | 44.7 | 90.2 | 180.4 | 2.00 |" in text
