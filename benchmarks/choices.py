@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import ctypes
 import json
 import statistics
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import common
@@ -56,6 +56,7 @@ class Change:
     patch: Callable = contextlib.nullcontext
     threads: int | None = None
     once: bool = False  # so slow that one round on the first job must do
+    alone: bool = False  # in processes of its own: what it does would outlast it in this one
     native_only: bool = False  # changes nothing where bfloat16 is not the loop's choice
 
 
@@ -73,21 +74,6 @@ def optimizer(**options):
 def clipping(**options):
     original = nn.utils.clip_grad_norm_
     return mock.patch("torch.nn.utils.clip_grad_norm_", partial(original, **options))
-
-
-@contextlib.contextmanager
-def memory_kept():
-    """Left alone, glibc (Linux) hands the embeddings' gradient back after each update and asks for
-    it anew, and the system fills it with zeros."""
-    libc, mmap_max, trim_threshold = ctypes.CDLL(None), -4, -1  # mallopt(3), malloc.h
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-    try:
-        yield
-    finally:
-        libc.mallopt(mmap_max, 65536)
-        libc.mallopt(trim_threshold, 64 * 2**20)
-        libc.malloc_trim(0)
 
 
 # The precision that `fit` does not choose here. bfloat16 without hardware takes very long.
@@ -120,7 +106,8 @@ CHANGES = [
            patch=partial(mock.patch, "sft_teach.kernels._SHORT", 512)),
     Change("dropout by torch", patch=partial(
         mock.patch, "sft_teach.kernels.dropout", torch.nn.functional.dropout)),
-    Change("free memory kept for the next update", patch=memory_kept),
+    Change("free memory handed back after each update", alone=True, patch=partial(
+        mock.patch, "sft_teach.memory.kept", contextlib.nullcontext)),
     Change(OTHER, config={"precision": OTHER}, once=not NATIVE),
     Change("one thread", threads=1),
 ]  # fmt: skip
@@ -158,17 +145,62 @@ class Side:
             self.losses += [step["loss"] for step in history.steps]
 
 
+def in_own_processes(change: Change, number: int, rounds: int) -> tuple[Side, Side]:
+    """The loop as it is and the change in turns, a new process for each run."""
+    sides = tuple(SimpleNamespace(change=c, seconds=[], padding=[], losses=[])
+                  for c in (AS_IT_IS, change))  # fmt: skip
+    for seed in range(1, rounds + 1):
+        for side in sides if seed % 2 else reversed(sides):
+            found = common.own_process(
+                "choices.py", "--timed", side.change.name, str(number), str(seed)
+            )
+            side.precision = found["precision"]
+            for name in ("seconds", "padding", "losses"):
+                getattr(side, name).extend(found[name])
+    return sides
+
+
+def timed(name: str, number: int, seed: int) -> None:
+    [change] = [change for change in (AS_IT_IS, *CHANGES) if change.name == name]
+    side = Side(change, *inputs_of(job_of(number)))
+    side.run(seed=0)
+    side.run(seed=seed)
+    print(json.dumps({name: getattr(side, name)
+                      for name in ("precision", "seconds", "padding", "losses")}))  # fmt: skip
+
+
+def job_of(number: int) -> common.Job:
+    return replace(common.JOBS[number], updates=UPDATES[number])
+
+
+def inputs_of(job: common.Job) -> tuple:
+    return (job.batch_size, *common.inputs_of(job))
+
+
+def row_of(job: common.Job, ours: Side, side: Side) -> dict:
+    ratios = [b / a for a, b in zip(ours.seconds, side.seconds, strict=False)]
+    return {"job": job.name, "data": common.dataset(job.data), "updates": job.updates,
+            "change": side.change.name, "precision": side.precision,
+            "seconds": common.spread(side.seconds, 2), "times_as_long": common.spread(ratios),
+            "mean_loss": round(statistics.mean(side.losses), 4),
+            "padding_waste": round(statistics.mean(side.padding), 3),
+            "rounds": len(side.seconds)}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", help="only changes with this text in their name")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--timed", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.timed:
+        name, number, seed = options.timed
+        timed(name, int(number), int(seed))
+        return
     for number in options.jobs:
-        rows = []
-        job = replace(common.JOBS[number], updates=UPDATES[number])
-        ids, labels, names = common.inputs_of(job)
+        job = job_of(number)
         changes = [
             change
             for change in CHANGES
@@ -176,30 +208,32 @@ def main() -> None:
             and not (change.once and number)
             and not (change.native_only and not NATIVE)
         ]
-        inputs = (job.batch_size, ids, labels, names)
-        sides = [Side(change, *inputs) for change in (AS_IT_IS, *changes)]
-        for round_number in range(options.rounds + 1):
-            first = round_number % len(sides)  # nobody always comes after the same one
-            for side in sides[first:] + sides[:first]:
-                if not side.change.once or round_number == 1:
-                    side.run(seed=round_number)
-        ours = sides[0]
-        for side in sides:
-            ratios = [b / a for a, b in zip(ours.seconds, side.seconds, strict=False)]
-            rows.append({"job": job.name, "data": common.dataset(job.data), "updates": job.updates,
-                         "change": side.change.name, "precision": side.precision,
-                         "seconds": common.spread(side.seconds, 2),
-                         "times_as_long": common.spread(ratios),
-                         "mean_loss": round(statistics.mean(side.losses), 4),
-                         "padding_waste": round(statistics.mean(side.padding), 3),
-                         "rounds": len(side.seconds)})  # fmt: skip
-            print(json.dumps(rows[-1]), flush=True)
+        pairs = []  # what a side is compared with, and the side
+        together = [change for change in changes if not change.alone]
+        if together or not options.only:
+            inputs = inputs_of(job)
+            sides = [Side(change, *inputs) for change in (AS_IT_IS, *together)]
+            for round_number in range(options.rounds + 1):
+                first = round_number % len(sides)  # nobody always comes after the same one
+                for side in sides[first:] + sides[:first]:
+                    if not side.change.once or round_number == 1:
+                        side.run(seed=round_number)
+            pairs += [(sides[0], side) for side in sides]
+        pairs += [in_own_processes(change, number, options.rounds)
+                  for change in changes if change.alone]  # fmt: skip
+        rows = []
+        for ours, side in pairs:
+            row = row_of(job, ours, side)
+            if options.only or side.change.alone:  # the table's first row is not what it is beside
+                row["unchanged_seconds"] = common.spread(ours.seconds, 2)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
         said = "The same training with one thing changed"
         if options.only:  # the other rows stay, and so does theirs of the unchanged run
-            for row in rows[1:]:
-                row["unchanged_seconds"] = rows[0]["seconds"]
-                common.add("choices", said, [row], options.output, job=job.name,
-                           change=row["change"])  # fmt: skip
+            for row in rows:
+                if row["change"] != AS_IT_IS.name:
+                    common.add("choices", said, [row], options.output, job=job.name,
+                               change=row["change"])  # fmt: skip
         else:
             common.add("choices", said, rows, options.output, job=job.name)
 

@@ -490,36 +490,21 @@ def test_a_read_only_folder_stops_before_training(tmp_path, monkeypatch):
         run(tiny(), batches(), quick(), output_dir=tmp_path / "run")
 
 
-def test_a_model_that_cannot_be_replaced_keeps_its_name(tmp_path, monkeypatch):
-    folder, real, calls = tmp_path / "model", os.rename, []
+@pytest.mark.parametrize(("function", "failing"), [("rename", 2), ("fsync", 3)])
+def test_a_model_that_cannot_be_replaced_keeps_its_name(tmp_path, monkeypatch, function, failing):
+    """The old one is out of the way, and the new one does not get there, or its name not to disk
+    (synced before: the file and the folder)."""
+    folder, real, calls = tmp_path / "model", getattr(os, function), []
 
-    def rename(a, b):
-        calls.append(b)
-        if len(calls) == 2:  # the old one is out of the way, the new one does not get there
+    def fails(*arguments):
+        calls.append(arguments)
+        if len(calls) == failing:
             raise OSError(28, "No space left on device")
-        real(a, b)
+        real(*arguments)
 
     folder.mkdir()
     (folder / "old").write_text("still here")
-    monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(CheckpointError, match="Nothing that was there before has been changed"):
-        with checkpoint.atomic_folder(folder, replace=True) as temporary:
-            (temporary / "new").write_text("x")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert (folder / "old").read_text() == "still here"
-
-
-def test_a_model_whose_new_name_does_not_get_to_disk_stays_the_old_one(tmp_path, monkeypatch):
-    folder, real = tmp_path / "model", checkpoint._sync
-
-    def sync(path):
-        if path == tmp_path:
-            raise OSError(5, "Input/output error")
-        real(path)
-
-    folder.mkdir()
-    (folder / "old").write_text("still here")
-    monkeypatch.setattr(checkpoint, "_sync", sync)
+    monkeypatch.setattr(os, function, fails)
     with pytest.raises(CheckpointError, match="Nothing that was there before has been changed"):
         with checkpoint.atomic_folder(folder, replace=True) as temporary:
             (temporary / "new").write_text("x")
@@ -698,7 +683,7 @@ DISTRIBUTED = """
     import torch.distributed as dist
     if not dist.is_initialized() or dist.get_rank() == 0:
         losses = [s["loss"] for s in history.steps]
-        torch.save([losses, model.state_dict(), sum(exchanges)], '{out}')
+        torch.save([losses, model.state_dict(), sum(exchanges)], {out!r})
 """
 
 
@@ -715,7 +700,7 @@ def test_two_processes_train_like_one(tmp_path, data, accumulation):
         tests = os.path.dirname(os.path.abspath(__file__))
         script.write_text(
             textwrap.dedent(
-                DISTRIBUTED.format(tests=tests, out=out, data=data, accumulation=accumulation)
+                DISTRIBUTED.format(tests=tests, out=str(out), data=data, accumulation=accumulation)
             )
         )
         command = [sys.executable, str(script)]
