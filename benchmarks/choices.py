@@ -56,7 +56,7 @@ class Change:
     patch: Callable = contextlib.nullcontext
     threads: int | None = None
     once: bool = False  # so slow that one round on the first job must do
-    alone: bool = False  # in processes of its own: what it does would outlast it in this one
+    variables: dict = field(default_factory=dict)  # of the environment, so of processes of its own
     native_only: bool = False  # changes nothing where bfloat16 is not the loop's choice
 
 
@@ -106,8 +106,8 @@ CHANGES = [
            patch=partial(mock.patch, "sft_teach.kernels._SHORT", 512)),
     Change("dropout by torch", patch=partial(
         mock.patch, "sft_teach.kernels.dropout", torch.nn.functional.dropout)),
-    Change("free memory handed back after each update", alone=True, patch=partial(
-        mock.patch, "sft_teach.memory.kept", contextlib.nullcontext)),
+    Change("free memory kept by glibc until the end",
+           variables={"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2000000000"}),
     Change(OTHER, config={"precision": OTHER}, once=not NATIVE),
     Change("one thread", threads=1),
 ]  # fmt: skip
@@ -152,8 +152,9 @@ def in_own_processes(change: Change, number: int, rounds: int) -> tuple[Side, Si
     for seed in range(1, rounds + 1):
         for side in sides if seed % 2 else reversed(sides):
             found = common.own_process(
-                "choices.py", "--timed", side.change.name, str(number), str(seed)
-            )
+                "choices.py", "--timed", side.change.name, str(number), str(seed),
+                **side.change.variables,
+            )  # fmt: skip
             side.precision = found["precision"]
             for name in ("seconds", "padding", "losses"):
                 getattr(side, name).extend(found[name])
@@ -209,7 +210,7 @@ def main() -> None:
             and not (change.native_only and not NATIVE)
         ]
         pairs = []  # what a side is compared with, and the side
-        together = [change for change in changes if not change.alone]
+        together = [change for change in changes if not change.variables]
         if together or not options.only:
             inputs = inputs_of(job)
             sides = [Side(change, *inputs) for change in (AS_IT_IS, *together)]
@@ -220,11 +221,11 @@ def main() -> None:
                         side.run(seed=round_number)
             pairs += [(sides[0], side) for side in sides]
         pairs += [in_own_processes(change, number, options.rounds)
-                  for change in changes if change.alone]  # fmt: skip
+                  for change in changes if change.variables]  # fmt: skip
         rows = []
         for ours, side in pairs:
             row = row_of(job, ours, side)
-            if options.only or side.change.alone:  # the table's first row is not what it is beside
+            if options.only or side.change.variables:  # it is not beside the table's first row
                 row["unchanged_seconds"] = common.spread(ours.seconds, 2)
             rows.append(row)
             print(json.dumps(row), flush=True)

@@ -22,7 +22,7 @@ import common
 import torch
 from torch.nn.functional import cross_entropy
 
-from sft_teach import first_token, memory, training
+from sft_teach import first_token, training
 
 WIDTH = 384
 LENGTHS, BATCHES, DEPTHS = (32, 64, 128, 256, 512), (2, 4, 8, 16, 32), (1, 2, 4, 6, 12)
@@ -66,8 +66,7 @@ def update_seconds(depth: int, batch: int, length: int, rounds: int) -> list[flo
 
 
 def alone(depth: int, batch: int, length: int, rounds: int) -> None:
-    with memory.kept():
-        seconds = update_seconds(depth, batch, length, rounds)
+    seconds = update_seconds(depth, batch, length, rounds)
     print(json.dumps({"seconds": seconds, "peak_mb": common.peak_memory_mb()}))
 
 

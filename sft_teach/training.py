@@ -375,7 +375,7 @@ def fit(
     run = _Run(model, batches, config or TrainingConfig(), validation, metrics, on_log)
     devices = [run.device.index or 0] if run.device.type == "cuda" else []
     # The seed governs this run and leaves the caller's random numbers where they were.
-    with torch.random.fork_rng(devices), memory.kept(), _explained_errors(run):
+    with torch.random.fork_rng(devices), _explained_errors(run):
         torch.manual_seed(run.config.seed + run.rank)
         run.open(output_dir, resume_from)
         run.train(progress)
