@@ -10,4 +10,4 @@ __version__ = "0.1.0"
 # `benchmarks/training.py waiting`. torch reads this when imported; a policy of yours stays.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # GNU's OpenMP only, which Linux uses
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # GNU's OpenMP only, which Linux uses

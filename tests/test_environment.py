@@ -207,7 +207,7 @@ def test_waiting_threads_give_way_unless_told_otherwise():
         f"import sft_teach, os, sys; print('torch' in sys.modules, *map(os.environ.get, {names}))"
     )
     for given, expected in (
-        ({}, "False PASSIVE 10000"),
+        ({}, "False PASSIVE 3000"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "False ACTIVE None"),
         ({"GOMP_SPINCOUNT": "7"}, "False PASSIVE 7"),
     ):
