@@ -6,7 +6,8 @@ Above 1.0 the choice pays: the run without it takes so many times as long, on th
 changes are no alternative but a bound: without any dropout, say, one sees what faster random
 numbers could give. "Nothing, once more" shows how far chance goes. A first round is left out; later
 ones have other seeds, the same for all, and another order. Kernels of torch.compile come from the
-first round; each model is still traced anew, as each `fit` does.
+first round; each model is still traced anew, as each `fit` does. A change of the environment has
+processes of its own, since a C library reads it once.
 """
 
 from __future__ import annotations
@@ -145,8 +146,8 @@ class Side:
             self.losses += [step["loss"] for step in history.steps]
 
 
-def in_own_processes(change: Change, number: int, rounds: int) -> tuple[Side, Side]:
-    """The loop as it is and the change in turns, a new process for each run."""
+def in_own_processes(change: Change, number: int, rounds: int) -> tuple:
+    """The loop as it is and the change in turns, a new process for each run (for `row_of`)."""
     sides = tuple(SimpleNamespace(change=c, seconds=[], padding=[], losses=[])
                   for c in (AS_IT_IS, change))  # fmt: skip
     for seed in range(1, rounds + 1):
@@ -178,7 +179,7 @@ def inputs_of(job: common.Job) -> tuple:
     return (job.batch_size, *common.inputs_of(job))
 
 
-def row_of(job: common.Job, ours: Side, side: Side) -> dict:
+def row_of(job: common.Job, ours, side) -> dict:
     ratios = [b / a for a, b in zip(ours.seconds, side.seconds, strict=False)]
     return {"job": job.name, "data": common.dataset(job.data), "updates": job.updates,
             "change": side.change.name, "precision": side.precision,

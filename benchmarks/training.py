@@ -296,7 +296,7 @@ def attention(number: int, options) -> list[dict]:
     return [row]
 
 
-# Iterations that a waiting thread spins before it sleeps: none, the package's, GNU OpenMP's own.
+# Iterations that a waiting thread spins before it sleeps: from none to GNU OpenMP's own.
 SPINS = ("0", "1000", "3000", "10000", "300000")
 PACKAGES = "3000"  # what `import sft_teach` asks for
 
