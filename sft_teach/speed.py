@@ -34,11 +34,16 @@ def place(machine: dict, packages: Iterable[str] = ("torch", "transformers", "ac
     ])  # fmt: skip
 
 
-def machines(contents: dict) -> list[str]:
-    """Where the rows of one benchmark were measured: each place once, in the rows' order."""
+def machines(contents: dict, parts: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Where the rows of one benchmark (of these `parts` only) were measured, and what there."""
     whole = contents["machine"]  # rows may have been measured elsewhere, or tell less
-    rows = [whole | row.get("machine", {}) for row in contents["rows"]]
-    return list(dict.fromkeys(map(place, rows or [whole])))
+    found: dict[str, list[str]] = {}
+    for row in contents["rows"] or [{}]:
+        if not parts or row.get("part") in parts:
+            measured = found.setdefault(place(whole | row.get("machine", {})), [])
+            label = next((row[key] for key in ("shape", "part", "job") if key in row), "the rest")
+            measured += [label] * (label not in measured)
+    return found
 
 
 def markdown(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -65,7 +70,7 @@ def summary(results: Path) -> str:
         contents = read(results, name)
         if contents:
             rows += rows_of(contents)
-            for where in machines(contents):
+            for where in machines(contents, _PARTS.get(name, ())):
                 measured_on.setdefault(where, []).append(name)
         else:
             rows.append([f"{name} (`benchmarks/{name}.py`)", NOT_MEASURED, "", ""])
@@ -234,6 +239,10 @@ _SUMMARIES: dict[str, Callable[[dict], Table]] = {
 }
 
 
+# What README shows of a benchmark that measures more.
+_PARTS = {"training": ("speed", "memory")}
+
+
 # --- docs/speed.md: everything that a benchmark found --------------------------------------------
 
 
@@ -243,8 +252,12 @@ def details(results: Path, name: str) -> str:
     if not contents:
         return f"Not measured yet: `python benchmarks/{name}.py`."
     header, rows = _DETAILS[name](contents)
-    where = "Machine: " + "; and: ".join(machines(contents)) + "."
-    said = [*_same(contents["rows"]), f"`{contents['command']}`.", where]
+    places = machines(contents)
+    where = [
+        f"Machine{' of ' + '; '.join(measured) if len(places) > 1 else ''}: {place}."
+        for place, measured in places.items()
+    ]
+    said = [*_same(contents["rows"]), f"`{contents['command']}`.", *where]
     tables = [markdown(header, rows)]
     if name == "training":
         tables += _beside(contents["rows"])

@@ -221,7 +221,8 @@ def write(folder: Path, name: str, rows: list[dict], **more) -> None:
 def test_pages_say_what_was_measured(tmp_path):
     spread = {"median": 2.0, "min": 1.5, "max": 2.25}
     training = {
-        "comparison": "defaults", "job": "SST-5", "data": "sst5", "precision": "bfloat16",
+        "part": "speed", "comparison": "defaults", "job": "SST-5", "data": "sst5",
+        "precision": "bfloat16",
         "tokens_per_second": {"ours": spread | {"median": 2000.4},
                               "Trainer": spread | {"median": 999.6}},
         "speed_ratio": spread, "padding": {s: {"median": p} for s, p in (("ours", 0.03),
@@ -229,18 +230,19 @@ def test_pages_say_what_was_measured(tmp_path):
         "share_of_ceiling": {"ours": {"median": 0.6}, "Trainer": {"median": 0.3}},
         "losses": {"ours": [1.6, 1.5], "Trainer": [1.61, 1.4]},
     }  # fmt: skip
-    accuracy = {"comparison": "accuracy", "of": "best", "job": "SST-5", "data": "rt5",
-                "precision": "float32"}  # fmt: skip
+    accuracy = {"part": "accuracy", "comparison": "accuracy", "of": "best", "job": "SST-5",
+                "data": "rt5", "precision": "float32", "machine": {"threads": 1}}  # fmt: skip
     accuracy |= {"n_train": 3200, "n_validation": 1000}
     accuracies = [
         accuracy | {"side": side, "accuracy": value}
         for side, value in (("ours", 0.5), ("Trainer", 0.49), ("ours", 0.475))
     ]
     peaks = {"median": 1200.0, "min": 1190.0, "max": 1210.0}
-    memory = {"comparison": "memory", "of": "best", "job": "SST-5", "processes": 3,
-              "precision": "bfloat16"}  # fmt: skip
-    attention = {"comparison": "attention", "job": "SST-5", "precision": "bfloat16",
-                 "taken": "eager", "seconds": {"sdpa": spread, "eager": spread | {"median": 1.75}},
+    memory = {"part": "memory", "comparison": "memory", "of": "best", "job": "SST-5",
+              "processes": 3, "precision": "bfloat16"}  # fmt: skip
+    attention = {"part": "attention", "comparison": "attention", "job": "SST-5",
+                 "precision": "bfloat16", "taken": "eager",
+                 "seconds": {"sdpa": spread, "eager": spread | {"median": 1.75}},
                  "sdpa_over_eager": spread}  # fmt: skip
     memory |= {"peak_memory_mb": {"ours": peaks, "Trainer": peaks | {"median": 1300.0}}}
     few = memory | {"one_kernel_kept": True}
@@ -298,6 +300,8 @@ def test_pages_say_what_was_measured(tmp_path):
     found = "| SST-5 | rt5 | same precision, both at their best | float32 | 3,200 / 1,000 |"
     assert found in text
     assert "| 50.0, 47.5 | 49.0 |" in text
+    here = "Machine of speed; memory; attention: A CPU, 2 threads, no GPU, torch 2.13.0."
+    assert f"{here} Machine of accuracy: A CPU, 1 thread, no GPU, torch 2.13.0.\n" in text
     assert "Not measured yet: `python benchmarks/resume.py`." in text
 
 
