@@ -41,6 +41,7 @@ import common
 import sides
 import torch
 
+import sft_teach
 from sft_teach import evaluation, training
 from sft_teach.batching import LengthGroupedBatches, collate
 
@@ -297,8 +298,7 @@ def attention(number: int, options) -> list[dict]:
 
 
 # Iterations that a waiting thread spins before it sleeps: from none to GNU OpenMP's own.
-SPINS = ("0", "1000", "3000", "10000", "300000")
-PACKAGES = "3000"  # what `import sft_teach` asks for
+SPINS = ("0", "1000", sft_teach.SPIN_COUNT, "10000", "300000")
 
 
 def waiting(number: int, options) -> list[dict]:
@@ -314,7 +314,8 @@ def waiting(number: int, options) -> list[dict]:
             found[side, busy, spin].append(run["seconds"])
     rows = []
     for (side, busy, spin), seconds in found.items():
-        ratios = [a / b for a, b in zip(seconds, found[side, busy, PACKAGES], strict=True)]
+        packages = found[side, busy, sft_teach.SPIN_COUNT]
+        ratios = [a / b for a, b in zip(seconds, packages, strict=True)]
         rows.append({"comparison": "waiting", "job": common.JOBS[number].name, "updates": TIMED,
                      "side": side, "busy_program": busy, "spins": int(spin),
                      "rounds": options.rounds, "precision": sides.precision(),
