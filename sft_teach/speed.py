@@ -42,7 +42,8 @@ def machines(contents: dict, parts: tuple[str, ...] = ()) -> dict[str, list[str]
         if not parts or row.get("part") in parts:
             measured = found.setdefault(place(whole | row.get("machine", {})), [])
             label = next((row[key] for key in ("shape", "part", "job") if key in row), "the rest")
-            measured += [label] * (label not in measured)
+            if label not in measured:
+                measured.append(label)
     return found
 
 
@@ -253,10 +254,9 @@ def details(results: Path, name: str) -> str:
         return f"Not measured yet: `python benchmarks/{name}.py`."
     header, rows = _DETAILS[name](contents)
     places = machines(contents)
-    where = [
-        f"Machine{' of ' + '; '.join(measured) if len(places) > 1 else ''}: {place}."
-        for place, measured in places.items()
-    ]
+    where = [f"Machine of {'; '.join(measured)}: {at}." for at, measured in places.items()]
+    if len(places) == 1:
+        where = [f"Machine: {at}." for at in places]
     said = [*_same(contents["rows"]), f"`{contents['command']}`.", *where]
     tables = [markdown(header, rows)]
     if name == "training":
